@@ -1,0 +1,118 @@
+"""Every fact leaves as one of these, once, through one `emit` (law 3). Exporter, history and page read this stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dispatcher.vocabulary.action import Action
+from dispatcher.vocabulary.decision import Decision
+from dispatcher.vocabulary.engine import Timings
+from dispatcher.vocabulary.fleet import Lease, Place
+from dispatcher.vocabulary.signal import Snapshot
+
+Status = Literal["ok", "error", "timeout", "cancelled", "shed", "drained"]
+STATUSES: tuple[Status, ...] = ("ok", "error", "timeout", "cancelled", "shed", "drained")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """outcome: chosen | degraded | fallback | none (the label of dispatcher_decisions_total)."""
+
+    at_seconds: float
+    decision: Decision
+    outcome: Literal["chosen", "degraded", "fallback", "none"]
+    decide_seconds: float
+    lease_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """what: granted | ready | renewed | ended. cause of an end: outcome, returned, expired, start_failed, withdrawn."""
+
+    at_seconds: float
+    lease: Lease
+    what: Literal["granted", "ready", "renewed", "ended"]
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """One attempt of the gateway at one place."""
+
+    at_seconds: float
+    decision_id: str
+    place: Place
+    attempt: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """One request's end, reported by a caller or seen by the gateway.
+
+    duration_seconds: request to last byte. timings: the engine's own durations, where the surface had them.
+    """
+
+    at_seconds: float
+    decision_id: str
+    model: str
+    place: Place | None
+    task: str
+    agent: str
+    status: Status
+    duration_seconds: float
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    quality: float | None = None  # 0..10
+    predicted_seconds: float | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acted:
+    """One action's end. seconds: how long it took; a start's load_seconds is the load alone."""
+
+    at_seconds: float
+    action: Action
+    ok: bool
+    seconds: float
+    load_seconds: float | None = None
+    because: str = ""  # of a failure
+    error_type: str = ""  # a word of the closed vocabulary of dispatcher_errors_total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turned:
+    """Something changed its state: what = place | latch | source | breaker | provider; subject names which."""
+
+    at_seconds: float
+    what: Literal["place", "latch", "source", "breaker", "provider"]
+    subject: str
+    before: str
+    after: str
+    because: str = ""
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """One poll's end. failures: source → reason; missed: ticks that fell out since the last."""
+
+    at_seconds: float
+    snapshot: Snapshot
+    poll_seconds: float
+    failures: Mapping[str, str] = field(default_factory=dict)
+    missed_ticks: int = 0
+    queries: int = 0  # HTTP queries this poll made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    at_seconds: float
+    ok: bool
+    because: str = ""
+
+
+Event = Decided | Leased | Relayed | Completed | Acted | Turned | Sampled | Reloaded

@@ -1,0 +1,100 @@
+"""What is known of models: what they are (ModelFacts), what they occupy, and how they have done here (Profiles)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dispatcher.vocabulary.fleet import Place
+
+OVERHEAD_BYTES = 322_122_547  # 0.3 GiB: runner, graph and buffers (numbers.md, fixed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What one model is. From settings (priors), then from /api/tags and /api/show as they are seen.
+
+    kv_bytes_per_token = 2 × layers × kv_heads × head_dim × 2 (f16). capabilities: the seven of the contract, 0..1.
+    """
+
+    name: str
+    file_bytes: int
+    kv_bytes_per_token: int
+    context_max: int
+    features: frozenset[str] = frozenset()
+    capabilities: Mapping[str, float] = field(default_factory=dict)
+    footprint_bytes: int | None = None  # a fixed footprint from the configuration; None: predicted and learned
+
+    def predicted_footprint_bytes(self, num_ctx: int, parallel: int) -> int:
+        """file + KV × num_ctx × parallel + 0.3 GiB (numbers.md, "What the three models occupy")."""
+        return self.file_bytes + self.kv_bytes_per_token * num_ctx * parallel + OVERHEAD_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A median (or decayed peak) over n samples. value None exactly when n == 0."""
+
+    value: float | None = None
+    n: int = 0
+
+
+NOTHING_MEASURED = Measured()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Of one (model, place), pooled over tasks: medians of the window."""
+
+    decode_tokens_per_second: Measured = NOTHING_MEASURED
+    prefill_tokens_per_second: Measured = NOTHING_MEASURED
+    load_seconds: Measured = NOTHING_MEASURED
+    stop_seconds: Measured = NOTHING_MEASURED
+    request_seconds: Measured = NOTHING_MEASURED  # whole requests: what one in flight means as a wait
+
+
+NO_RATES = Rates()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """Of one (model, task): ok of n in the window."""
+
+    ok: int = 0
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSpeed:
+    """seconds per token = t0 + bytes read / bandwidth (numbers.md). n 0: the prior, never run here."""
+
+    t0_seconds: float = 0.035
+    bandwidth_bytes_per_second: float = 40e9
+    prefill_factor: float = 8.0
+    disk_bytes_per_second: float = 1e9
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiles:
+    """Everything learned, as of one moment. Replaced whole."""
+
+    facts: Mapping[str, ModelFacts] = field(default_factory=dict)  # of the chain, in its order
+    rates: Mapping[Place, Rates] = field(default_factory=dict)
+    success: Mapping[tuple[str, str], Success] = field(default_factory=dict)
+    peaks: Mapping[tuple[str, int, int], Measured] = field(default_factory=dict)  # (model, num_ctx, parallel) → bytes
+    wanted_per_second: Mapping[str, float] = field(default_factory=dict)  # model → decayed request rate
+    idle_gaps_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # model → last 200 idle gaps
+    host_speed: HostSpeed = field(default_factory=HostSpeed)
+
+    def footprint_bytes(self, model: str, num_ctx: int, parallel: int = 1) -> int:
+        """What the model occupies with this context: configured, else the learned peak blended with the formula
+        by weight n / (n + 5). KeyError for a model outside the chain."""
+        facts = self.facts[model]
+        if facts.footprint_bytes is not None:
+            return facts.footprint_bytes
+        predicted = facts.predicted_footprint_bytes(num_ctx, parallel)
+        peak = self.peaks.get((model, num_ctx, parallel), NOTHING_MEASURED)
+        if peak.value is None:
+            return predicted
+        weight = peak.n / (peak.n + 5)
+        return round(weight * peak.value + (1 - weight) * predicted)

@@ -1,0 +1,71 @@
+"""What is asked: Asked (the caller's words and wishes, which end at classify) and Request (features only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Task = Literal[
+    "coding", "architecture", "testing", "debugging", "documentation", "analysis", "summarization", "planning", "general"
+]
+Complexity = Literal["simple", "moderate", "complex", "ambiguous"]
+Prefer = Literal["speed", "balanced", "quality"]
+Priority = Literal["high", "normal", "batch"]
+Feature = Literal["tools", "json", "vision"]
+
+TASKS: tuple[str, ...] = get_args(Task)
+COMPLEXITIES: tuple[str, ...] = get_args(Complexity)
+PRIORITIES: tuple[str, ...] = get_args(Priority)
+CONTEXT_RUNGS_TOKENS = (4096, 8192, 16384, 32768)  # a request takes the smallest that holds prompt + answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request in the caller's words. Dies in classify: nothing here is stored, logged or exported."""
+
+    text: str = ""  # the prompt, or the messages joined
+    task: Task | None = None
+    complexity: Complexity | None = None
+    prefer: Prefer = "balanced"
+    model: str = "auto"
+    requires: frozenset[Feature] = frozenset()
+    context_tokens: int | None = None
+    expected_output_tokens: int | None = None
+    deadline_seconds: float | None = None
+    priority: Priority = "normal"
+    agent: str = ""
+    start: bool = True
+    wait_seconds: float = 120.0
+    lease_seconds: float | None = None
+    dry_run: bool = False
+
+    def __repr__(self) -> str:
+        return f"Asked(model={self.model!r}, text=<{len(self.text)} characters>)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The features of one request: all that deciding may know, and all that is kept of it."""
+
+    id: str  # the decision's id, too
+    at_seconds: float
+    task: Task = "general"
+    complexity: Complexity = "moderate"
+    classified_by: Literal["caller", "heuristic"] = "heuristic"
+    evidence: tuple[str, ...] = ()  # which rules fired, in words without the caller's text
+    prefer: Prefer = "balanced"
+    model: str = "auto"
+    requires: frozenset[Feature] = frozenset()
+    prompt_tokens: int = 0
+    output_tokens: int = 200  # expected
+    deadline_seconds: float | None = None
+    priority: Priority = "normal"
+    agent: str = ""
+    start: bool = True
+    wait_seconds: float = 120.0
+    lease_seconds: float | None = None
+    dry_run: bool = False
+
+    @property
+    def context_tokens(self) -> int:
+        return self.prompt_tokens + self.output_tokens

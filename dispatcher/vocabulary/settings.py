@@ -1,0 +1,302 @@
+"""Every setting, with its default and the reason beside it. Read from YAML by dispatcher.config; never mutated.
+
+A YAML key is the attribute without its unit suffix: `interval_seconds` is `interval: 5s`, `reserve_bytes` is
+`reserve: 1GiB`; `_ratio` stays. The text under an attribute is its documentation: docs/reference/ is generated from it.
+Numbers and their sources: docs/architecture.md, "Numbers".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dispatcher.vocabulary.profile import ModelFacts
+
+GIB = 1024**3
+MIB = 1024**2
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    host: str = "127.0.0.1"
+    """Address of the API, the gateway and the page. Beyond loopback a key is required."""
+    port: int = 11435
+    """Next door to Ollama's 11434."""
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    """Host headers that are answered; others get 421. Add the name your reverse proxy sends."""
+    key_env: str | None = None
+    """Name of the environment variable that holds the API key. No key: loopback only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterSettings:
+    enabled: bool = True
+    """Serve the exposition on its own port, too; `/metrics` of the API always has it."""
+    host: str = "127.0.0.1"
+    """Address of the exporter."""
+    port: int = 9435
+    """In use already? The daemon stays on `/metrics` of the API and says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalSettings:
+    expr: str
+    """PromQL that gives the value; `$host` becomes the matcher of `telemetry.instance`."""
+    age_of: str
+    """A plain selector whose sample time tells the age: a derived expression only has the query's time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusSettings:
+    enabled: Literal["auto", "true", "false"] = "auto"
+    """auto: used from the moment it answers; true: its silence is a degradation from the start; false: never asked."""
+    url: str = "http://127.0.0.1:9090"
+    """Where `/api/v1/query` answers."""
+    timeout_seconds: float = 2.0
+    """Absolute deadline of one poll (llm-d refreshes within 5 s)."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every query, for example a tenant. Secrets belong into `headers_env`."""
+    headers_env: Mapping[str, str] = field(default_factory=dict)
+    """Header name → name of the environment variable that holds its value."""
+    tls_ca_file: str | None = None
+    """Certificate authority file for an https url."""
+    max_body_bytes: int = 8 * MIB
+    """A larger answer is refused as prom_error."""
+    max_series: int = 4096
+    """More series are refused as prom_error; 32 per known place are allowed on top."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySettings:
+    interval_seconds: float = 5.0
+    """Between polls."""
+    prometheus: PrometheusSettings = field(default_factory=PrometheusSettings)
+    """The server that is asked."""
+    instance: str | None = None
+    """`instance` label of this host's node_exporter; needed once Prometheus scrapes more than one."""
+    host_enabled: bool = True
+    """Let this host's own readings stand in, per signal, where Prometheus has none."""
+    preset: Literal["own", "frcooper"] = "own"
+    """Which exporter's model metrics the default signals name."""
+    signals: Mapping[str, SignalSettings] = field(default_factory=dict)
+    """Overrides per signal; the rest keeps its default expression."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    name: str
+    """As Ollama names it."""
+    features: tuple[str, ...] = ("json",)
+    """Of: tools, json, vision. What `requires` may ask for."""
+    capabilities: Mapping[str, float] = field(default_factory=dict)
+    """code_generation, code_analysis, reasoning, creativity, accuracy, speed, documentation: each 0..1."""
+    context: int = 32768
+    """The largest num_ctx the model takes, tokens."""
+    file_bytes: int = 2 * GIB
+    """Size of the weights, until /api/tags says it."""
+    kv_bytes_per_token: int = 112 * KIB
+    """2 × layers × kv_heads × head_dim × 2, until /api/show says it."""
+    footprint_bytes: int | None = None
+    """A fixed footprint instead of prediction and learning."""
+    tokens_per_second: float | None = None
+    """Prior of the decode rate; without it the host's calibrated bandwidth says."""
+    load_seconds: float | None = None
+    """Prior of a cold load; without it 1.5 s + file / disk rate."""
+
+    def facts(self) -> ModelFacts:
+        return ModelFacts(
+            name=self.name,
+            file_bytes=self.file_bytes,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+            context_max=self.context,
+            features=frozenset(self.features),
+            capabilities=self.capabilities,
+            footprint_bytes=self.footprint_bytes,
+        )
+
+
+def _seven(*values: float) -> dict[str, float]:
+    names = ("code_generation", "code_analysis", "reasoning", "creativity", "accuracy", "speed", "documentation")
+    return dict(zip(names, values, strict=True))
+
+
+DEFAULT_CHAIN = (
+    ModelSettings(
+        name="phi3:mini",
+        features=("json",),
+        capabilities=_seven(0.50, 0.50, 0.55, 0.45, 0.50, 0.80, 0.50),
+        context=131072,
+        file_bytes=round(2.03 * GIB),
+        kv_bytes_per_token=384 * KIB,
+    ),
+    ModelSettings(
+        name="llama3.2:3b",
+        features=("tools", "json"),
+        capabilities=_seven(0.60, 0.60, 0.60, 0.65, 0.60, 0.75, 0.65),
+        context=131072,
+        file_bytes=round(1.88 * GIB),
+        kv_bytes_per_token=112 * KIB,
+    ),
+    ModelSettings(
+        name="qwen2.5:7b",
+        features=("tools", "json"),
+        capabilities=_seven(0.85, 0.80, 0.85, 0.75, 0.85, 0.40, 0.80),
+        context=32768,
+        file_bytes=round(4.36 * GIB),
+        kv_bytes_per_token=56 * KIB,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    name: str = "default"
+    """Stands in every decision, with a hash of the values."""
+    memory_enter_ratio: float = 1.10
+    """A place becomes memory_short when free < need × this …"""
+    memory_leave_ratio: float = 1.25
+    """… and is so until free ≥ need × this (anti-flap)."""
+    memory_hard_bytes: int = 100 * MIB
+    """Hard limit of available memory, or 2 % of the total if that is more (kubelet's hard eviction)."""
+    cpu_enter_ratio: float = 0.85
+    """Host CPU used by others at which nothing is started …"""
+    cpu_leave_ratio: float = 0.70
+    """… until it falls below this (KEDA's Ollama profile: 70)."""
+    cpu_pressure_enter_ratio: float = 0.50
+    """CPU PSI `some` that counts like cpu_enter_ratio: it measures harm, not use."""
+    memory_pressure_enter_ratio: float = 0.10
+    """Memory PSI `some` above which nothing is loaded."""
+    memory_pressure_full_enter_ratio: float = 0.05
+    """Memory PSI `full` above which idle models are stopped."""
+    degrade_samples: int = 3
+    """So many of the last `degrade_window` distinct samples must breach before a latch closes."""
+    degrade_window: int = 4
+    """Distinct samples looked at."""
+    recover_after_seconds: float = 300.0
+    """A latch opens after so long below its leave value (kubelet's pressure transition period)."""
+    margin_ratio: float = 0.05
+    """Advantage of a place already ready, plus its load seconds / 600."""
+    evict_horizon_seconds: float = 600.0
+    """Within which an evicted model that is wanted back costs its reload."""
+    responsive_seconds: float = 5.0
+    """performance = success × 1 / (1 + predicted / this)."""
+    prior_success_ratio: float = 0.95
+    """Success of a model that has no samples."""
+    health_min_samples: int = 10
+    """Below so many samples a poor success rate does not yet mean degraded."""
+    weights_simple: tuple[float, float, float] = (0.2, 0.6, 0.2)
+    """capability, performance, health."""
+    weights_moderate: tuple[float, float, float] = (0.4, 0.4, 0.2)
+    """Also for ambiguous."""
+    weights_complex: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    """Quality counts where it is needed."""
+    prefer_shift_ratio: float = 0.2
+    """What `prefer` moves between capability and performance."""
+    fresh_scrapes: float = 3.0
+    """Fresh up to so many scrape intervals."""
+    blind_after_seconds: float = 300.0
+    """Older than this is blind (Prometheus' lookback)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleSettings:
+    provider: Literal["auto", "docker", "ollama", "none", "rehearsal"] = "auto"
+    """auto: labelled containers, else an Ollama with a model of the chain, else rehearsal (without a file)."""
+    docker_url: str | None = None
+    """Where Docker answers; none: its current context."""
+    ollama_url: str = "http://127.0.0.1:11434"
+    """A plain Ollama server."""
+    capacity_bytes: int | None = None
+    """Memory the models may share; none: the host's total."""
+    reserve_bytes: int | None = None
+    """Kept free for everything else; none: max(5 %, 1 GiB) (kubelet)."""
+    reconcile_interval_seconds: float = 5.0
+    """Between looks at what is."""
+    idle_seconds: float | None = None
+    """Stop a place idle for so long; none: the cost-optimal time learned per model."""
+    idle_min_seconds: float = 30.0
+    """Floor of the learned time."""
+    idle_max_seconds: float = 14400.0
+    """Cap of the learned time."""
+    rent_ratio: float = 0.05
+    """Seconds of loading that a second of holding all memory is worth."""
+    dwell_seconds: float = 30.0
+    """A place stays at least this long, or 3 × its load."""
+    busy_cores: float = 0.2
+    """CPU above which a place counts as busy, leased or not."""
+    num_parallel: int = 1
+    """OLLAMA_NUM_PARALLEL of the model servers."""
+    list_timeout_seconds: float = 5.0
+    """Deadline of list and inspect."""
+    start_timeout_seconds: float = 30.0
+    """Deadline of the engine's start call."""
+    load_timeout_seconds: float = 300.0
+    """Deadline of loading the model, or 3 × predicted."""
+    stop_grace_seconds: float = 20.0
+    """SIGTERM to SIGKILL."""
+    stop_timeout_seconds: float = 35.0
+    """Not seen stopped by then: stuck, and its memory stays reserved."""
+    backoff_min_seconds: float = 1.0
+    """First wait after a failed start, doubling, full jitter."""
+    backoff_max_seconds: float = 300.0
+    """Longest wait."""
+    restarts_before_quarantine: int = 3
+    """Within `restart_window`."""
+    restart_window_seconds: float = 600.0
+    """Of failed starts and crashes."""
+    quarantine_seconds: float = 600.0
+    """First quarantine; doubles each time …"""
+    quarantine_max_seconds: float = 3600.0
+    """… up to this."""
+    lease_min_seconds: float = 60.0
+    """Shortest computed lease; else 2 × predicted total."""
+    lease_max_seconds: float = 900.0
+    """Longest lease."""
+    max_leases: int = 10000
+    """Live leases in all; more are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings:
+    path: str | None = None
+    """The SQLite file; none: under the user's state directory."""
+    retention_rows: int = 1_000_000
+    """Rows of the event table kept."""
+    retention_bytes: int = 512 * MIB
+    """Size of the file aimed at."""
+    commit_interval_seconds: float = 0.05
+    """Group commit: records wait at most this long for company."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalSettings:
+    host_memory_bytes: int = 16 * GIB
+    """Memory of the simulated host."""
+    host_other_bytes: int = 4 * GIB
+    """What its other workload uses."""
+    time_scale: float = 1.0
+    """Below 1: loads and answers are so much shorter."""
+    seed: int = 0
+    """Of the simulated noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    server: ServerSettings = field(default_factory=ServerSettings)
+    """Being asked and being looked at."""
+    exporter: ExporterSettings = field(default_factory=ExporterSettings)
+    """Prometheus' view of us."""
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    """Our view of the machine."""
+    models: tuple[ModelSettings, ...] = DEFAULT_CHAIN
+    """The chain, in order of capability."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    """How a choice is made."""
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
+    """Starting and stopping."""
+    history: HistorySettings = field(default_factory=HistorySettings)
+    """What is remembered."""
+    rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
+    """Simulated models on a simulated host."""

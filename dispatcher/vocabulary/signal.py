@@ -1,0 +1,114 @@
+"""What is measured, and what is known of it. A Sample is raw; a Reading has passed control.trust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownReason(StrEnum):
+    """Why nobody knows. A closed vocabulary: it labels metrics and stands in decisions."""
+
+    PROM_UNREACHABLE = "prom_unreachable"
+    PROM_ERROR = "prom_error"
+    PROM_STALE = "prom_stale"
+    NEVER_SEEN = "never_seen"
+    EMPTY = "empty"
+    NOT_A_NUMBER = "not_a_number"
+    ABSURD = "absurd"
+    MULTI_SERIES = "multi_series"
+    CLOCK_SKEW = "clock_skew"
+    ENGINE_UNREACHABLE = "engine_unreachable"
+    HOST_UNREADABLE = "host_unreadable"
+
+
+HOST = ""  # the subject of a signal that speaks of the whole host
+
+HOST_SIGNALS = (
+    "host_memory_available_bytes",
+    "host_memory_total_bytes",
+    "host_cpu_busy_ratio",
+    "host_cpu_steal_ratio",
+    "host_memory_pressure_ratio",
+    "host_memory_pressure_full_ratio",
+    "host_cpu_pressure_ratio",
+    "host_cpu_count",
+)
+CONTAINER_SIGNALS = (  # subject: the container's name
+    "container_memory_bytes",
+    "container_cpu_cores",
+    "container_oom_events",
+    "container_memory_rss_bytes",
+    "container_mapped_file_bytes",
+)
+MODEL_SIGNALS = (  # subject: the model's name
+    "model_request_seconds_p50",
+    "model_request_seconds_p95",
+    "model_tokens_per_second",
+)
+OTHER_SIGNALS = ("models_loaded", "gpu_memory_free_bytes")
+SIGNALS = HOST_SIGNALS + CONTAINER_SIGNALS + MODEL_SIGNALS + OTHER_SIGNALS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One raw answer about one subject.
+
+    value: in the unit the signal's name says; None when the source could not say, and then `unknown` tells why.
+    at_seconds: when the value was true (the sample's own time, not the query's), Unix seconds.
+    """
+
+    signal: str
+    subject: str = HOST
+    value: float | None
+    at_seconds: float
+    source: str
+    unknown: UnknownReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading(Generic[T]):
+    """A value, when it was true, and who said so. value=None: nobody knows, and `unknown` says why."""
+
+    value: T | None
+    at_seconds: float
+    source: str
+    unknown: UnknownReason | None = None
+
+
+NEVER_SEEN: Reading[float] = Reading(value=None, at_seconds=0.0, source="none", unknown=UnknownReason.NEVER_SEEN)
+
+
+class Freshness(StrEnum):
+    """Of the signals that gate memory: fresh; stale (beyond 3 scrapes); blind (beyond 5 min, or never)."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    BLIND = "blind"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything measured, as of one moment. Immutable, numbered, replaced whole; good for choosing (law 1).
+
+    readings: by (signal, subject). latches: names of the thresholds held above their leave value: `cpu_busy`,
+    `pressure_high`, `pressure_full`, `memory_hard`, and `memory_short:<place server>/<model>` per place.
+    source: prometheus | host | mixed | rehearsal | none, over the host signals. failing: source → reason, for those
+    configured or once seen. freshness: of the host's memory, the worst of what deciding needs.
+    """
+
+    number: int
+    at_seconds: float
+    readings: Mapping[tuple[str, str], Reading[float]] = field(default_factory=dict)
+    latches: frozenset[str] = frozenset()
+    source: str = "none"
+    failing: Mapping[str, UnknownReason] = field(default_factory=dict)
+    freshness: Freshness = Freshness.BLIND
+    scrape_interval_seconds: float | None = None
+
+    def reading(self, signal: str, subject: str = HOST) -> Reading[float]:
+        return self.readings.get((signal, subject), NEVER_SEEN)
