@@ -84,6 +84,7 @@ class Candidate:
     endpoint: str | None
     num_ctx: int
     need_bytes: int | None = None
+    free_bytes: int | None = None  # what filters compared it with: what is left, and what may be evicted
     rejection: Rejection | None = None
     evicts: tuple[Place, ...] = ()
     score: float | None = None

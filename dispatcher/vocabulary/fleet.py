@@ -128,28 +128,34 @@ class PlaceView:
     dwell_until_seconds: float = 0.0
     claimed_until_seconds: float | None = None  # promised to a waiting request: no new leases
     claimed_for: Place | None = None
+    claimed_by: str | None = None  # the waiting request's decision id: to it, and only to it, the claim is no obstacle
     taken_by: Place | None = None  # being stopped for this grantee
     eta_seconds: float | None = None  # until ready, while starting
     retry_at_seconds: float = 0.0  # after a failed start: not before this
     ready_at_seconds: float | None = None  # when it last became ready
     started_at_seconds: float | None = None  # when we last asked for its start
     stopped_at_seconds: float | None = None  # when it was last seen stopped after running
+    released_bytes: int = 0  # the budget it gave back then: corrects samples older than that
     used_at_seconds: float = 0.0  # last lease or request end
     load_seconds: float | None = None  # last measured
     wanted_per_second: float = 0.0  # decayed request rate of its model
     keep_alive_seconds: float = 0.0  # its current τ*
+    keep_priority: float = 0.0  # greedy-dual: the lowest is evicted first
     breaker: str = "closed"  # closed | open | half_open
     shared: bool = False
 
     def evictable(self, now_seconds: float) -> bool:
-        """Not leased, busy, pinned, claimed for another or in its dwell: may be stopped to make room."""
+        """Not leased, busy, pinned, already taken or in its dwell: may be stopped to make room.
+
+        A place claimed for a request that waited out its leases has no dwell left: the wait has a bound to keep.
+        """
         return (
             self.state is PlaceState.READY
             and not self.busy
             and self.leases == 0
             and not self.pinned
             and self.taken_by is None
-            and now_seconds >= self.dwell_until_seconds
+            and (now_seconds >= self.dwell_until_seconds or self.claimed_for is not None)
         )
 
 

@@ -1,0 +1,52 @@
+"""What the API is given: plain callables, made by daemon.py. It knows no other room that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dispatcher.clock import Clock
+from dispatcher.vocabulary.decision import Decision, Selected
+from dispatcher.vocabulary.fleet import FleetView, LeaseStatus
+from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.request import Asked
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.wire.select import OutcomeReport
+from dispatcher.wire.view_shapes import Check, Readiness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """Everything that is not async answers from memory, at once.
+
+    select: waits up to its own wait_seconds, is cancelled when its client leaves, and never raises for want of a model
+    (`decision.chosen` None). recommend: no lease, no effect. renew_lease: NotFound, NotNow. end_lease: knows no error,
+    giving back twice is fine. record_outcome: returns when it is durable; NotFound, HistoryUnavailable.
+    decisions(limit, model, since_seconds) and decision(id): JSON documents as wire.decision made them, newest first;
+    HistoryUnavailable. act(model, start|stop|pin|unpin): the action as a document; NotFound, NotNow.
+    exposition(Accept header): the bytes and their content type. heartbeat_age_seconds: since the loop last beat.
+    """
+
+    select: Callable[[Asked], Awaitable[Selected]]
+    recommend: Callable[[Asked], Decision]
+    snapshot: Callable[[], Snapshot]
+    fleet: Callable[[], FleetView]
+    profiles: Callable[[], Profiles]
+    settings: Callable[[], Settings]
+    lease: Callable[[str], LeaseStatus | None]
+    renew_lease: Callable[[str], Awaitable[LeaseStatus]]
+    end_lease: Callable[[str], None]
+    record_outcome: Callable[[OutcomeReport], Awaitable[None]]
+    decisions: Callable[[int, str | None, float | None], Awaitable[list[bytes]]]
+    decision: Callable[[str], Awaitable[bytes | None]]
+    act: Callable[[str, str], Awaitable[dict[str, Any]]]
+    exposition: Callable[[str | None], tuple[bytes, str]]
+    readiness: Callable[[], Readiness]
+    heartbeat_age_seconds: Callable[[], float]
+    clock: Clock
+    draining: Callable[[], bool]
+
+
+__all__ = ["Check", "Doors", "OutcomeReport", "Readiness"]

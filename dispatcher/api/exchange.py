@@ -1,0 +1,118 @@
+"""One HTTP exchange in ASGI's own terms: reading a bounded body, answering, noticing that the client left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from starlette.types import Receive, Scope, Send
+
+from dispatcher.wire.decision import encode
+from dispatcher.wire.problem import MEDIA_TYPE, problem
+from dispatcher.wire.select import MAX_BODY_BYTES, MAX_BODY_SECONDS
+
+JSON = b"application/json"
+PROBLEM = MEDIA_TYPE.encode()
+REQUEST_ID = "dispatcher.request_id"  # in the scope
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class ClientLeft(Exception):
+    """Nobody is there to be answered."""
+
+
+class Turned(Exception):
+    """A request that is answered with a problem of the vocabulary of wire.problem, and nothing else."""
+
+    def __init__(self, word: str, detail: str, headers: Headers = ()) -> None:
+        self.word = word
+        self.detail = detail
+        self.headers = tuple(headers)
+        super().__init__(detail)
+
+
+async def answer(send: Send, status: int, body: bytes, media_type: bytes = JSON, headers: Headers = ()) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", media_type),
+                (b"content-length", str(len(body)).encode()),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_nothing(send: Send) -> None:
+    """204: without content, it has neither a type nor a length."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def answer_problem(send: Send, scope: Scope, turned: Turned) -> None:
+    shape = problem(turned.word, turned.detail, scope[REQUEST_ID])
+    await answer(send, shape.status, encode(shape), PROBLEM, turned.headers)
+
+
+async def body_of(receive: Receive) -> bytes:
+    """The whole body. Raises Turned (408 after 30 s, 413 beyond 8 MiB) and ClientLeft."""
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            return await _read(receive)
+    except TimeoutError:
+        detail = f"the body did not arrive within {MAX_BODY_SECONDS:g} s"
+        raise Turned("too_slow", detail, [(b"connection", b"close")]) from None
+
+
+async def _read(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        piece: bytes = message.get("body", b"")
+        size_bytes += len(piece)
+        if size_bytes > MAX_BODY_BYTES:
+            raise body_too_large()
+        if not message.get("more_body", False):
+            return b"".join((*pieces, piece)) if pieces else piece
+        pieces.append(piece)
+
+
+def body_too_large() -> Turned:
+    detail = f"a body may have {MAX_BODY_BYTES} bytes; say context_tokens and send the beginning of the prompt"
+    return Turned("too_large", detail, [(b"connection", b"close")])
+
+
+class Companion:
+    """Cancels the task that entered it when the client leaves, and says so: `async with Companion(receive) as client`.
+
+    A plain await is not cancelled when a client disconnects; somebody has to keep receiving. On the way out a
+    cancellation of our own becomes ClientLeft; one from outside stays what it is.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.left = False
+
+    async def __aenter__(self) -> Companion:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch(), name="api.client")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._watcher.cancel()
+        if self.left and self._task.uncancel() == 0 and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise ClientLeft from None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        self._task.cancel()

@@ -1,0 +1,12 @@
+"""YAML and environment → Settings, checked whole before anything starts; every problem at once.
+
+    find ─> load ─> strict_yaml.read ─> tree ─> loading, along schema ─> Settings ─> checks.disagreements
+                          environment ─┘
+
+A room of modules, and not one, because it would have 700 lines. Nothing is clamped, and nothing given is ignored.
+"""
+
+from dispatcher.config.loading import FILE_NAME, NOT_SETTINGS, find, load, parse
+from dispatcher.config.sample import sample
+
+__all__ = ["FILE_NAME", "NOT_SETTINGS", "find", "load", "parse", "sample"]

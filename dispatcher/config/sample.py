@@ -1,0 +1,72 @@
+"""A commented file with every setting at its default, written from the schema: dispatcher.example.yaml."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from dispatcher.config.schema import Setting, settings_of, shown
+from dispatcher.vocabulary.settings import ModelSettings, Settings
+
+_WIDTH = 110
+_HEAD = """\
+# Every setting of the AI Model Dispatcher, at its default. Written by `dispatcher sample-config`.
+#
+# The daemon reads --config FILE, else $DISPATCHER_CONFIG, else ./dispatcher.yaml; without a file it has these defaults.
+# Keep the lines you change and delete the rest: a default that gets better then reaches you.
+# Durations: 5s, 1m30s, 2h, 250ms. Sizes: 3GiB, 512MiB, 1.5GiB, 10GB. `dispatcher check-config` names every problem.
+# A value from the environment: DISPATCHER_SERVER_PORT=8080, DISPATCHER_TELEMETRY_PROMETHEUS_URL=http://prometheus:9090.
+# With a file, the simulated models are used only when lifecycle.provider says rehearsal.
+"""
+_BELOW = {  # comment lines that show how an empty one is filled
+    "telemetry.signals": (
+        "#   host_memory_available_bytes:",
+        '#     expr: node_memory_MemAvailable_bytes{job="machines",$host}',
+        '#     age_of: node_memory_MemAvailable_bytes{job="machines",$host}',
+    ),
+    "telemetry.prometheus.headers_env": ("#   Authorization: PROMETHEUS_AUTHORIZATION",),
+    "models": (
+        "# A model that is not shipped also needs file, context and kv_bytes_per_token; a shipped one only its name:",
+        "#   - name: phi3:mini",
+    ),
+}
+
+
+def sample() -> str:
+    """YAML that loads back to exactly the defaults."""
+    return _HEAD + "".join(line.rstrip() + "\n" for line in _section(Settings, Settings(), "", 0))
+
+
+def _section(section: type, values: object, path: str, depth: int) -> Iterator[str]:
+    margin = "  " * depth
+    for setting in settings_of(section, path).values():
+        value = getattr(values, setting.attribute)
+        if depth == 0:
+            yield ""
+        yield from _comment(setting, margin)
+        if setting.section:
+            yield f"{margin}{setting.key}:"
+            yield from _section(setting.section, value, setting.path, depth + 1)
+        elif setting.entry is ModelSettings:
+            yield f"{margin}{setting.key}:"
+            yield from _models(value)
+        else:
+            yield f"{margin}{setting.key}: {shown(value, setting.kind)}"
+            yield from (margin + line for line in _BELOW.get(setting.path, ()))
+
+
+def _comment(setting: Setting, margin: str) -> Iterator[str]:
+    for line in textwrap.wrap(setting.doc, _WIDTH - len(margin)):
+        yield f"{margin}# {line}"
+    if setting.path == "models":
+        yield from _BELOW["models"]
+
+
+def _models(models: tuple[ModelSettings, ...]) -> Iterator[str]:
+    """Every model whole; what its settings mean stands with the first."""
+    for place, model in enumerate(models):
+        for setting in settings_of(ModelSettings, "models").values():
+            if place == 0 and setting.key != "name":
+                yield from _comment(setting, "    ")
+            lead = "  - " if setting.key == "name" else "    "
+            yield f"{lead}{setting.key}: {shown(getattr(model, setting.attribute), setting.kind)}"

@@ -1,0 +1,144 @@
+"""YAML into a tree that keeps its lines. No setting is known here.
+
+The reader stops at YAML's events: no tag is ever resolved and no object ever built, so `no` stays the text "no" until a
+setting asks for a boolean, and 1:30 is never 90 (YAML 1.1 says both). What could make two readers disagree about a file
+(aliases, anchors, merge keys, tags, duplicate keys, several documents) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+MAX_CHARACTERS = 1_048_576  # a configuration is some kilobytes; YAML's scanner is slow on more
+MAX_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scalar:
+    """One value as written. text None: an explicit null, or nothing. where: `line 7`, or the variable's name."""
+
+    text: str | None
+    where: str
+    from_environment: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    items: tuple[Node, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    entries: dict[str, Node]
+    where: str
+
+
+Node = Scalar | Items | Table
+
+NOTHING = Table(entries={}, where="")
+
+
+def problem(path: str, where: str, words: str) -> str:
+    return f"{path} ({where}): {words}" if where else f"{path}: {words}"
+
+
+class _TooDeep(Exception):
+    pass
+
+
+class _Reader:
+    """One pass over the events of a text. Goes on after a problem, so that the next one is found too."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._name = name
+        self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.problems: list[str] = []
+
+    def document(self) -> Node:
+        found: Node = NOTHING
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                node = self._node(next(self._events), "", None, 0)
+                if documents == 1:
+                    found = node
+                elif documents == 2:
+                    self._problem("", _line(event), "a second document begins here; one file holds one, remove the ---")
+        return found
+
+    def _problem(self, path: str, where: str, words: str) -> None:
+        self.problems.append(problem(path or self._name, where, words))
+
+    def _node(self, event: yaml.Event, path: str, where: str | None, depth: int) -> Node:
+        """where: the line of the key this is the value of; None: its own."""
+        where = where or _line(event)
+        if depth > MAX_DEPTH:
+            raise _TooDeep(where)
+        if isinstance(event, yaml.AliasEvent):
+            self._problem(path, where, f"the alias *{event.anchor} is not allowed; write the value out")
+            return Scalar(text=None, where=where)
+        if getattr(event, "anchor", None) is not None:
+            self._problem(path, where, f"the anchor &{event.anchor} is not allowed; remove it")  # type: ignore[attr-defined]
+        if getattr(event, "tag", None) is not None:
+            self._problem(path, where, f"the tag {event.tag!r} is not allowed; write the plain value")  # type: ignore[attr-defined]
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._table(path, where, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._items(path, where, depth)
+        assert isinstance(event, yaml.ScalarEvent), event
+        null = event.style is None and event.value in ("", "~", "null", "Null", "NULL")
+        return Scalar(text=None if null else event.value, where=where)
+
+    def _items(self, path: str, where: str, depth: int) -> Items:
+        items: list[Node] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._node(event, f"{path}[{len(items)}]", None, depth + 1))
+        return Items(items=tuple(items), where=where)
+
+    def _table(self, path: str, where: str, depth: int) -> Table:
+        entries: dict[str, Node] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            line = _line(event)
+            key_node = self._node(event, path, line, depth + 1)
+            if not isinstance(key_node, Scalar) or key_node.text is None:
+                self._problem(path, line, "a key must be plain text")
+                self._node(next(self._events), path, line, depth + 1)
+                continue
+            key = key_node.text
+            inner = f"{path}.{key}" if path else key
+            value = self._node(next(self._events), inner, line, depth + 1)
+            if key in entries:
+                self._problem(inner, line, f"given twice, first on {entries[key].where}; keep one of them")
+            else:
+                entries[key] = value
+        return Table(entries=entries, where=where)
+
+
+def _line(event: yaml.Event) -> str:
+    assert event.start_mark is not None, event
+    return f"line {event.start_mark.line + 1}"
+
+
+def read(text: str, name: str) -> tuple[Node, list[str]]:
+    """The tree of a YAML text, and every problem of its form. name: of the file, for problems that have no path."""
+    if len(text) > MAX_CHARACTERS:
+        return NOTHING, [f"{name}: {len(text)} characters; a configuration has at most {MAX_CHARACTERS}"]
+    reader = _Reader(text, name)
+    try:
+        return reader.document(), reader.problems
+    except _TooDeep as error:
+        return NOTHING, [*reader.problems, problem(name, str(error), f"nested more than {MAX_DEPTH} deep")]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = ": ".join(part for part in (error.context, error.problem) if part)
+        where = f"line {mark.line + 1}" if mark else ""
+        return NOTHING, [*reader.problems, problem(name, where, f"this is not YAML ({words}); check indent and quotes")]
+    except yaml.reader.ReaderError as error:
+        where = f"line {text.count(chr(10), 0, error.position) + 1}"
+        words = f"the character #x{error.character:04x} is not allowed; remove it"
+        return NOTHING, [*reader.problems, problem(name, where, words)]

@@ -1,0 +1,109 @@
+"""What to do next, given what is: the fleet view in, actions out. Level-triggered: it compares, it remembers nothing.
+
+Called at every reconcile and after every turn. Whether an action is already under way is the controller's to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from dispatcher.vocabulary.action import Action, Start, Stop
+from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
+from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.settings import LifecycleSettings
+from dispatcher.vocabulary.signal import Snapshot
+
+MIN_GAPS = 5  # below so many idle gaps the ski-rental prior decides
+
+
+def plan(fleet: FleetView, snapshot: Snapshot, now_seconds: float) -> tuple[Action, ...]:
+    """Starts whose room is free, stops that were promised, and idle places whose time is over.
+
+    Nothing leased, in flight, busy, pinned or in its dwell is stopped here; a failing engine is not acted on at all:
+    what should be is remembered by the states themselves.
+    """
+    if fleet.failing:
+        return ()
+    waiting_for_room = {view.taken_by for view in fleet.places if view.taken_by is not None}
+    actions: list[Action] = []
+    for view in fleet.places:
+        action = _next(view, view.place in waiting_for_room, now_seconds)
+        if action is not None:
+            actions.append(action)
+    return (*actions, *_relief(fleet, snapshot, now_seconds, {action.place for action in actions}))
+
+
+def _next(view: PlaceView, waits_for_victims: bool, now_seconds: float) -> Action | None:
+    if view.state is PlaceState.STARTING and not waits_for_victims and now_seconds >= view.retry_at_seconds:
+        return Start(place=view.place, num_ctx=view.num_ctx or 4096, cause="leased" if view.leases else "asked")
+    if view.state is PlaceState.STOPPED and view.leases and now_seconds >= view.retry_at_seconds:
+        return Start(place=view.place, num_ctx=view.num_ctx or 4096, cause="leased")
+    if view.state is PlaceState.STOPPING:
+        return Stop(place=view.place, cause="evicted" if view.taken_by else "asked", detail=view.because)
+    if view.state is PlaceState.STUCK:
+        return Stop(place=view.place, cause="failed", detail=view.because)
+    if view.state is PlaceState.DRAINING and not view.leases and not view.busy:
+        return Stop(place=view.place, cause="asked", detail=view.because)
+    if view.evictable(now_seconds) and view.claimed_by is None:
+        idle_seconds = now_seconds - max(view.used_at_seconds, view.ready_at_seconds or 0.0)
+        if idle_seconds >= view.keep_alive_seconds:
+            detail = f"idle for {idle_seconds:.0f} s, kept for {view.keep_alive_seconds:.0f} s"
+            return Stop(place=view.place, cause="idle", detail=detail)
+    return None
+
+
+def _relief(fleet: FleetView, snapshot: Snapshot, now_seconds: float, acted: set[Place]) -> Iterable[Stop]:
+    """One idle place at a time while the host stalls on memory or holds more than the ledger allows."""
+    over = fleet.capacity_bytes is not None and fleet.reserved_bytes > fleet.capacity_bytes - fleet.reserve_bytes
+    hard = "memory_hard" in snapshot.latches
+    if not (over or hard or "pressure_full" in snapshot.latches):
+        return ()
+    if any(view.state is PlaceState.STOPPING for view in fleet.places):
+        return ()  # relief is on its way
+    idle = [view for view in fleet.places if view.evictable(now_seconds) and view.place not in acted]
+    ready = sum(view.state is PlaceState.READY for view in fleet.places)
+    if not idle or (ready <= 1 and not hard):
+        return ()  # never the last usable model, unless memory is hard
+    goes = min(idle, key=lambda view: (view.keep_priority, view.used_at_seconds, view.place))
+    why = "the host is at its hard memory limit" if hard else "memory pressure" if not over else "more runs than may"
+    return (Stop(place=goes.place, cause="pressure", detail=why),)
+
+
+def keep_alive_seconds(
+    gaps_seconds: Sequence[float], footprint_bytes: int, room_bytes: int | None, load_seconds: float, rules: LifecycleSettings
+) -> float:
+    """τ* = argmin E[min(gap, τ)] × rent + P(gap > τ) × load, over the seen idle gaps; load / rent until 5 of them.
+
+    rent: the seconds of loading that one second of holding is worth, 0.05 × footprint / room (numbers.md).
+    """
+    if rules.idle_seconds is not None:
+        return rules.idle_seconds
+    if not room_bytes or room_bytes <= 0 or footprint_bytes <= 0:
+        return rules.idle_max_seconds
+    rent = rules.rent_ratio * footprint_bytes / room_bytes
+    best = load_seconds / rent
+    if len(gaps_seconds) >= MIN_GAPS:
+        best = _cheapest(sorted(gaps_seconds), rent, load_seconds, rules)
+    return min(rules.idle_max_seconds, max(rules.idle_min_seconds, best))
+
+
+def _cheapest(gaps: list[float], rent: float, load_seconds: float, rules: LifecycleSettings) -> float:
+    sums = (0.0, *accumulate(gaps))
+    count = len(gaps)
+
+    def cost(shorter: int, tau: float) -> float:
+        return ((sums[shorter] + (count - shorter) * tau) * rent + (count - shorter) * load_seconds) / count
+
+    floor = sum(gap <= rules.idle_min_seconds for gap in gaps)
+    costs = [(cost(floor, rules.idle_min_seconds), rules.idle_min_seconds)]
+    costs += [(cost(index + 1, gap), gap) for index, gap in enumerate(gaps) if gap > rules.idle_min_seconds]
+    return min(costs)[1]
+
+
+def keep_priority(
+    base: float, profiles: Profiles, place: Place, footprint_bytes: int, load_seconds: float
+) -> float:
+    """Greedy-dual: L + freq × load seconds / footprint in GiB; freq is the model's decayed request rate per hour."""
+    frequency = profiles.wanted_per_second.get(place.model, 0.0) * 3600
+    return base + frequency * load_seconds / max(footprint_bytes / 1024**3, 0.001)

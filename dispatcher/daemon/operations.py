@@ -1,0 +1,173 @@
+"""What the API may ask that concerns more than one room: outcomes, actions by hand, readiness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dispatcher.api.doors import Check, OutcomeReport, Readiness
+from dispatcher.clock import Clock
+from dispatcher.desk import Desk
+from dispatcher.errors import NotFound, NotNow
+from dispatcher.history.store import Store
+from dispatcher.lifecycle.controller import Controller
+from dispatcher.vocabulary.event import Completed, Event
+from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
+from dispatcher.vocabulary.request import Asked
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.signal import Freshness, Snapshot
+
+
+class Operations:
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        controller: Controller,
+        store: Store,
+        snapshot: Callable[[], Snapshot],
+        settings: Callable[[], Settings],
+        clock: Clock,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._desk = desk
+        self._controller = controller
+        self._store = store
+        self._snapshot = snapshot
+        self._settings = settings
+        self._clock = clock
+        self._emit = emit
+
+    async def record_outcome(self, report: OutcomeReport) -> None:
+        """Durable, then an event, then its lease ends. A second one for the same decision changes nothing."""
+        head = await self._store.knows_decision(report.decision_id)
+        if head is None:
+            raise NotFound(f"no decision {report.decision_id} named a model here; outcomes are kept for those that did")
+        completed = Completed(
+            at_seconds=self._clock.now_seconds(),
+            decision_id=report.decision_id,
+            model=head.model,
+            place=head.place,
+            task=head.task,
+            agent=head.agent,
+            status=report.status,
+            duration_seconds=report.duration_seconds,
+            prompt_tokens=report.prompt_tokens,
+            output_tokens=report.output_tokens,
+            quality=report.quality,
+            predicted_seconds=head.predicted_seconds,
+        )
+        if await self._store.record_outcome(completed):
+            self._emit(completed)
+        lease_id = self._controller.tenancy.promises.of_decision(report.decision_id)
+        if lease_id is not None:
+            self._controller.tenancy.end(lease_id, "outcome")
+
+    async def decisions(self, limit: int, model: str | None, since_seconds: float | None) -> list[bytes]:
+        return await self._store.decisions(limit, model, since_seconds)
+
+    async def decision(self, decision_id: str) -> bytes | None:
+        return await self._store.decision(decision_id)
+
+    async def renew_lease(self, lease_id: str) -> LeaseStatus:
+        lease = self._controller.tenancy.renew(lease_id)
+        await self._store.renew_lease(lease)
+        status = self._controller.tenancy.lease(lease_id)
+        if status is None:
+            raise NotFound(f"no lease {lease_id}")
+        return status
+
+    async def act(self, model: str, what: str) -> dict[str, Any]:
+        """start | stop | pin | unpin, by hand. NotFound for a model that has no place here, NotNow with the reason."""
+        views = [view for view in self._controller.view().places if view.place.model == model]
+        if not views and what != "unpin":
+            known = ", ".join(sorted({view.place.model for view in self._controller.view().places})) or "none"
+            raise NotFound(f"no place runs {model}; models with a place here: {known}")
+        if what == "stop":
+            return self._stop(model, views)
+        if what == "start":
+            return self._start(model, "asked")
+        await self._store.pin(model if what == "pin" else None)
+        self._controller.tenancy.pinned_model = model if what == "pin" else None
+        self._controller.tenancy.changed()
+        if what == "pin":
+            return {**self._start(model, "pinned"), "action": "pin"}
+        return {"model": model, "action": "unpin", "state": views[0].state.value if views else None, "because": ""}
+
+    def _stop(self, model: str, views: list[PlaceView]) -> dict[str, Any]:
+        up = [view for view in views if view.state in (PlaceState.READY, PlaceState.STARTING, PlaceState.DRAINING)]
+        if not up:
+            raise NotNow(f"{model} is {views[0].state.value}: there is nothing to stop")
+        for view in up:
+            self._controller.ask_stop(view.place)
+        leases = sum(view.leases for view in up)
+        because = f"waits for {leases} lease(s) to end" if leases else "stopping"
+        return {"model": model, "action": "stop", "state": "draining", "because": because}
+
+    def _start(self, model: str, cause: str) -> dict[str, Any]:
+        """As a request for it would: the same rules, the same evictions, but no lease."""
+        decision = self._desk.recommend(Asked(model=model))
+        chosen = decision.chosen
+        if chosen is None:
+            because = decision.candidates[0].because if decision.candidates else decision.sentence
+            raise NotNow(f"{model} cannot be started now: {because}")
+        self._controller.hold(chosen.place, chosen.num_ctx, chosen.evicts, cause)
+        view = self._controller.tenancy.view_of(chosen.place)
+        state = view.state.value if view else "stopped"
+        return {
+            "model": model,
+            "action": "start",
+            "state": state,
+            "place": str(chosen.place),
+            "evicts": [str(place) for place in chosen.evicts],
+            "because": chosen.because,
+        }
+
+    def keep_pinned(self) -> None:
+        """A pinned model stays resident: started again whenever the rules allow it."""
+        model = self._controller.tenancy.pinned_model
+        views = [view for view in self._controller.view().places if view.place.model == model]
+        if views and all(view.state is PlaceState.STOPPED for view in views):
+            decision = self._desk.recommend(Asked(model=model or "auto"))
+            if decision.chosen is not None:
+                chosen = decision.chosen
+                self._controller.hold(chosen.place, chosen.num_ctx, chosen.evicts, "pinned")
+
+    def readiness(self) -> Readiness:
+        """Ready: a request would get a model now. Every check says what it rests on, and how old that is."""
+        now, snapshot, fleet = self._clock.now_seconds(), self._snapshot(), self._controller.view()
+        reconciled = self._controller.reconciled_at_seconds
+        decision = self._desk.recommend(Asked())
+        checks = (
+            Check(
+                name="model",
+                ok=decision.chosen is not None,
+                because=decision.sentence,
+                age_seconds=0.0,
+            ),
+            Check(
+                name="signals",
+                ok=snapshot.freshness is Freshness.FRESH,
+                because=f"memory readings are {snapshot.freshness.value}, from {snapshot.source}"
+                + "".join(f"; {source}: {why}" for source, why in snapshot.failing.items()),
+                age_seconds=max(0.0, now - snapshot.at_seconds) if snapshot.number else None,
+            ),
+            Check(
+                name="engine",
+                ok=fleet.failing is None,
+                because=fleet.failing or f"{fleet.provider}: {len(fleet.places)} place(s)",
+                age_seconds=max(0.0, now - reconciled) if reconciled is not None else None,
+            ),
+            Check(
+                name="history",
+                ok=self._store.failing is None,
+                because=self._store.failing or f"{self._store.dropped_total} event(s) dropped since start",
+                age_seconds=None,
+            ),
+        )
+        draining = self._controller.tenancy.draining
+        return Readiness(
+            ready=decision.chosen is not None and not draining,
+            checks=checks,
+            retry_after_seconds=2 if draining else decision.retry_after_seconds,
+        )

@@ -1,0 +1,96 @@
+"""What is done by the clock and not by the loop: learning footprints, keeping the pinned model up, an hourly summary.
+
+APScheduler reads the wall clock and a hung job holds its slot, so nothing that awaits the outside runs here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from dispatcher.clock import Clock
+from dispatcher.control.tally import Tally
+from dispatcher.errors import NotNow
+from dispatcher.history.store import Store
+from dispatcher.policy.words import Bytes
+from dispatcher.vocabulary.fleet import FleetView, PlaceState
+from dispatcher.vocabulary.profile import Measured
+
+LEARN_SECONDS = 15
+KEEP_PINNED_SECONDS = 15
+SUMMARY_SECONDS = 3600
+PEAKS = "peaks"  # the store's name for the learned footprints
+
+_log = logging.getLogger("dispatcher.summary")
+
+
+class SlowJobs:
+    def __init__(
+        self,
+        *,
+        fleet: Callable[[], FleetView],
+        tally: Tally,
+        store: Store,
+        keep_pinned: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self._clock = clock
+        self._fleet = fleet
+        self._tally = tally
+        self._store = store
+        self._keep_pinned = keep_pinned
+        self._scheduler: AsyncIOScheduler | None = None
+        self._remembered = ""
+
+    def start(self) -> None:
+        self._scheduler = AsyncIOScheduler(
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+        self._scheduler.add_job(self.learn_peaks, "interval", seconds=LEARN_SECONDS, id="learn_peaks")
+        self._scheduler.add_job(self.keep_pinned, "interval", seconds=KEEP_PINNED_SECONDS, id="keep_pinned")
+        self._scheduler.add_job(self.summarize, "interval", seconds=SUMMARY_SECONDS, id="summary")
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=False)
+
+    async def learn_peaks(self) -> None:
+        """What a ready model was seen to occupy corrects what it is expected to; kept across restarts."""
+        fleet = self._fleet()
+        for view in fleet.places:
+            worked = view.used_at_seconds > (view.ready_at_seconds or 0.0)  # an unused model has touched little yet
+            if view.state is PlaceState.READY and worked and view.measured_bytes and view.num_ctx:
+                self._tally.learn_peak(view.place.model, view.num_ctx, view.parallel, view.measured_bytes)
+        peaks = self._tally.profiles(self._clock.now_seconds()).peaks
+        told = msgspec.json.encode(
+            [[model, num_ctx, parallel, peak.value, peak.n] for (model, num_ctx, parallel), peak in peaks.items()]
+        ).decode()
+        if told != self._remembered:
+            self._remembered = told
+            self._store.remember(PEAKS, told)
+
+    def recall(self) -> None:
+        """The learned footprints of earlier runs."""
+        told = self._store.recall(PEAKS)
+        if told is None:
+            return
+        rows = msgspec.json.decode(told, type=list[tuple[str, int, int, float, int]])
+        self._tally.restore_peaks(
+            {(model, num_ctx, parallel): Measured(value=value, n=n) for model, num_ctx, parallel, value, n in rows}
+        )
+
+    async def keep_pinned(self) -> None:
+        try:
+            self._keep_pinned()
+        except NotNow as trouble:
+            _log.info('pinned=waiting because="%s"', trouble)
+
+    async def summarize(self) -> None:
+        fleet = self._fleet()
+        up = [view.place.model for view in fleet.places if view.state is PlaceState.READY]
+        held = Bytes(fleet.reserved_bytes)
+        _log.info('summary models_ready="%s" memory_reserved="%s" provider=%s', ", ".join(up), held, fleet.provider)

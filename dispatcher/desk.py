@@ -1,0 +1,239 @@
+"""The one path a request takes: classify → assign → decide → reserve → emit. Callables in, no I/O of its own.
+
+What must never come in: a socket, a second way to choose, a memory of requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+from uuid import uuid4
+
+from dispatcher.clock import Clock
+from dispatcher.errors import HistoryUnavailable
+from dispatcher.policy.classify import classify
+from dispatcher.policy.decide import decide
+from dispatcher.vocabulary.decision import Candidate, Decision, Reason, Selected
+from dispatcher.vocabulary.event import Decided, Event
+from dispatcher.vocabulary.fleet import Claim, FleetView, Lease, LeaseStatus, Place, PlaceState
+from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.request import Asked, Request
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.world import World
+
+Outcome = Literal["chosen", "degraded", "fallback", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What the desk may ask of the owner of places; handed in by the daemon, or three lambdas in a test.
+
+    reserve: a lease, or why not in words; synchronous. ready and changed wait, at most until the moment given.
+    """
+
+    view: Callable[[], FleetView]
+    reserve: Callable[[Place, int, tuple[Place, ...], str, float], Lease | str]
+    end: Callable[[str, str], None]
+    claim: Callable[[Claim], bool]
+    unclaim: Callable[[str], None]
+    ready: Callable[[str, float], Awaitable[LeaseStatus | None]]
+    changed: Callable[[float], Awaitable[bool]]
+
+
+class Desk:
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        snapshot: Callable[[], Snapshot],
+        profiles: Callable[[], Profiles],
+        settings: Callable[[], Settings],
+        clock: Clock,
+        emit: Callable[[Event], None],
+        record_lease: Callable[[Lease], Awaitable[None]],
+    ) -> None:
+        self._fleet = fleet
+        self._snapshot = snapshot
+        self._profiles = profiles
+        self._settings = settings
+        self._clock = clock
+        self._emit = emit
+        self._record_lease = record_lease
+
+    def recommend(self, asked: Asked) -> Decision:
+        """The same decision without a lease, an event or any other effect."""
+        return self._decide(self._request(replace(asked, dry_run=True)), {})[0]
+
+    async def select(self, asked: Asked) -> Selected:
+        """One request, from its words to a promise. Never raises for want of a model: `decision.chosen` is None.
+
+        Waits, at most `wait_seconds` and the caller's deadline in all: for leases that alone keep its last candidate
+        out, and for *ready*. A place that fails to start is not tried again for this request: the next best is.
+        """
+        request = self._request(asked)
+        until = request.at_seconds + _patience_seconds(request)
+        lost: dict[Place, str] = {}
+        while True:
+            decision, lease, took = self._reserve(request, lost)
+            if decision.chosen is None and decision.wait_for is not None and _may_wait(request):
+                decision, lease, took = await self._wait_for_leases(request, decision, lost, until)
+            selected = await self._promised(decision, lease)
+            self._emit(
+                Decided(
+                    at_seconds=self._clock.now_seconds(),
+                    decision=selected.decision,
+                    outcome=_outcome(selected.decision, bool(lost)),
+                    decide_seconds=took,
+                    lease_id=lease.id if lease else None,
+                )
+            )
+            if lease is None or selected.state is PlaceState.READY or not _may_wait(request):
+                return selected
+            status = await self._until_ready(lease, until)
+            if status is None or status.ended not in ("start_failed", "withdrawn"):
+                return _as_of(selected, status)
+            lost[lease.place] = f"it was chosen and could not be started ({status.ended})"
+            if self._clock.now_seconds() >= until:
+                return replace(selected, lease=None, state=PlaceState.STOPPED, eta_seconds=None)
+
+    def _request(self, asked: Asked) -> Request:
+        return classify(asked, request_id=f"d-{uuid4().hex[:16]}", at_seconds=self._clock.now_seconds())
+
+    def _decide(self, request: Request, lost: dict[Place, str]) -> tuple[Decision, float]:
+        began = time.perf_counter()
+        world = World(snapshot=self._snapshot(), fleet=self._fleet.view(), profiles=self._profiles(), lost=dict(lost))
+        decision = decide(request, world, self._settings(), self._clock.now_seconds())
+        return decision, time.perf_counter() - began
+
+    def _reserve(self, request: Request, lost: dict[Place, str]) -> tuple[Decision, Lease | None, float]:
+        """Decide and promise, with no await between; refused by the ledger, decide again without that place."""
+        spent = 0.0
+        refused = dict(lost)
+        while True:
+            decision, took = self._decide(request, refused)
+            spent += took
+            chosen = decision.chosen
+            if chosen is None or request.dry_run or (not request.start and chosen.state is not PlaceState.READY):
+                return decision, None, spent
+            lease = self._fleet.reserve(
+                chosen.place, chosen.num_ctx, chosen.evicts, request.id, _lease_seconds(request, chosen, self._settings())
+            )
+            if isinstance(lease, Lease):
+                return decision, lease, spent
+            refused[chosen.place] = lease
+
+    async def _wait_for_leases(
+        self, request: Request, decision: Decision, lost: dict[Place, str], until_seconds: float
+    ) -> tuple[Decision, Lease | None, float]:
+        """Only live leases keep its last candidate out: it waits, and their places take no new ones meanwhile.
+
+        Bounded by the caller's patience and by the longest lease alive when it began, so that it cannot be starved by
+        a stream of small requests, nor starve them for longer than that.
+        """
+        spent = 0.0
+        try:
+            while decision.chosen is None and (blocked := decision.wait_for) is not None:
+                assert blocked.rejection is not None
+                bound = min(until_seconds, self._longest_lease_seconds(blocked.rejection.blockers))
+                self._fleet.claim(
+                    Claim(
+                        place=blocked.place,
+                        victims=blocked.rejection.blockers,
+                        decision_id=request.id,
+                        until_seconds=bound,
+                    )
+                )
+                until_seconds = bound
+                if not await self._fleet.changed(bound):
+                    decision, lease, took = self._reserve(request, lost)
+                    return decision, lease, spent + took
+                decision, lease, took = self._reserve(request, lost)
+                spent += took
+            return decision, lease, spent
+        finally:
+            self._fleet.unclaim(request.id)
+
+    def _longest_lease_seconds(self, places: tuple[Place, ...]) -> float:
+        """The end of the longest lease alive now; one whose time has not begun may last the longest allowed."""
+        now, longest = self._clock.now_seconds(), self._settings().lifecycle.lease_max_seconds
+        ends = [
+            view.leased_until_seconds if view.leased_until_seconds is not None else now + longest
+            for view in self._fleet.view().places
+            if view.place in places and view.leases
+        ]
+        return max(ends, default=now) + 1.0  # its end is acted on within the same second
+
+    async def _promised(self, decision: Decision, lease: Lease | None) -> Selected:
+        """Durable before it is handed out; when the disk fails it is granted from memory, and `reasons` says so."""
+        chosen = decision.chosen
+        if chosen is None:
+            return Selected(decision=decision)
+        state, eta = _state_of(chosen)
+        if lease is None:
+            return Selected(decision=decision, state=chosen.state, eta_seconds=eta, endpoint=chosen.endpoint)
+        durable = True
+        try:
+            await self._record_lease(lease)
+        except HistoryUnavailable as trouble:
+            durable = False
+            told = Reason(code="not_durable", detail=f"the lease is granted from memory only: {trouble}")
+            decision = replace(decision, reasons=(*decision.reasons, told))
+        return Selected(
+            decision=decision, lease=lease, state=state, eta_seconds=eta, endpoint=chosen.endpoint, durable=durable
+        )
+
+    async def _until_ready(self, lease: Lease, until_seconds: float) -> LeaseStatus | None:
+        return await self._fleet.ready(lease.id, until_seconds)
+
+
+def _patience_seconds(request: Request) -> float:
+    if request.deadline_seconds is None:
+        return request.wait_seconds
+    return min(request.wait_seconds, request.deadline_seconds)
+
+
+def _may_wait(request: Request) -> bool:
+    return request.start and not request.dry_run and request.wait_seconds > 0
+
+
+def _lease_seconds(request: Request, chosen: Candidate, settings: Settings) -> float:
+    """What was asked, else max(60 s, 2 × predicted total); at most 900 s."""
+    rules = settings.lifecycle
+    if request.lease_seconds is not None:
+        return min(request.lease_seconds, rules.lease_max_seconds)
+    predicted = chosen.prediction.total_seconds if chosen.prediction else 0.0
+    return min(rules.lease_max_seconds, max(rules.lease_min_seconds, 2 * predicted))
+
+
+def _state_of(chosen: Candidate) -> tuple[PlaceState, float | None]:
+    """As promised: a place that will be reloaded or started is starting, until the owner says ready."""
+    if chosen.state is PlaceState.READY and chosen.prediction is not None and not chosen.prediction.load_seconds:
+        return PlaceState.READY, 0.0
+    if chosen.prediction is None:
+        return PlaceState.STARTING, None
+    prediction = chosen.prediction
+    return PlaceState.STARTING, prediction.evict_seconds + prediction.load_seconds + prediction.wait_seconds
+
+
+def _as_of(selected: Selected, status: LeaseStatus | None) -> Selected:
+    """With what the wait has shown: its place's state, and the moment its lease runs to."""
+    if status is None:
+        return selected
+    return replace(
+        selected,
+        lease=status.lease if status.ended is None else None,
+        state=status.state,
+        eta_seconds=status.eta_seconds,
+        endpoint=status.endpoint or selected.endpoint,
+    )
+
+
+def _outcome(decision: Decision, again: bool) -> Outcome:
+    if decision.chosen is None:
+        return "none"
+    if again:
+        return "fallback"
+    return "degraded" if decision.degraded else "chosen"

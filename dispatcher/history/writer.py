@@ -1,0 +1,270 @@
+"""The one thread that writes. Everything to be kept comes through its queue; nobody else holds a writing connection.
+
+Group commit: plain events wait up to `commit_interval_seconds` for company; an awaited record is committed at once,
+with whatever is queued by then. A batch fails whole, and the thread goes on: the next batch tries again on a new
+connection, so that nothing needs a restart when space returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from dispatcher.errors import HistoryUnavailable
+from dispatcher.history.file import Broken, is_broken, open_to_write, set_aside
+from dispatcher.history.retention import sweep
+from dispatcher.vocabulary.settings import HistorySettings
+
+QUEUE_ENTRIES = 10_000  # events beyond are dropped; awaited records may use as much again
+BATCH_ENTRIES = 2_000
+IDLE_SECONDS = 1.0  # between looks at what is still owed, and at retention
+RETRY_SECONDS = 0.5  # after a failure plain events are dropped untried for so long: a full disk is not hammered
+_ROW_ERRORS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.NotSupportedError,
+)
+
+Write = Callable[[sqlite3.Connection], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """done: who waits for the commit. key: tried again until written, the newest per key. Neither: droppable."""
+
+    write: Write
+    done: Future[bool] | None = None
+    key: str | None = None
+
+
+class Writer:
+    """Started once, stopped once. offer() and owe() never block or raise; submit() hands back a future."""
+
+    def __init__(self, path: Path, settings: HistorySettings, now_seconds: Callable[[], float]) -> None:
+        self.set_aside: list[Path] = []  # broken files moved out of the way, oldest first
+        self.failing: str | None = None  # why the last batch was not written; None: it was
+        self._path = path
+        self._settings = settings
+        self._now_seconds = now_seconds
+        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._urgent = threading.Event()
+        self._held: list[Entry] = []  # events of a batch that found the file locked
+        self._owed: dict[str, Write] = {}
+        self._connection: sqlite3.Connection | None = None
+        self._inode: int | None = None
+        self._dropped_full = 0  # counted by the callers' thread
+        self._dropped_failed = 0  # counted by the writer's
+        self._unswept = 0
+        self._retry_at = 0.0
+        self._running = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="history-write", daemon=True)
+
+    @property
+    def dropped_total(self) -> int:
+        return self._dropped_full + self._dropped_failed
+
+    def open(self) -> None:
+        """First connection and the thread. Raises HistoryUnavailable, but the thread runs and goes on trying."""
+        try:
+            self._connect()
+        except (sqlite3.Error, OSError, Broken) as error:
+            self.failing = self._words(error)
+            raise HistoryUnavailable(self.failing) from error
+        finally:
+            self._running = True
+            self._thread.start()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Writes what is queued and ends the thread."""
+        if not self._running:
+            return
+        self._running = False
+        self._queue.put(None)
+        self._urgent.set()
+        self._thread.join(timeout_seconds)
+
+    def offer(self, write: Write) -> None:
+        if not self._running or self._queue.qsize() >= QUEUE_ENTRIES:
+            self._dropped_full += 1
+        else:
+            self._queue.put(Entry(write=write))
+
+    def owe(self, key: str, write: Write) -> None:
+        """Not awaited, but not lost either: a failed one is written with a later batch."""
+        self._queue.put(Entry(write=write, key=key))
+
+    def submit(self, write: Write) -> Future[bool]:
+        """The future ends with the commit. Cancelled before its batch begins, nothing is written."""
+        done: Future[bool] = Future()
+        if not self._running:
+            done.set_exception(HistoryUnavailable(f"the history {self._path} is closed; nothing was recorded"))
+        elif self._queue.qsize() >= 2 * QUEUE_ENTRIES:
+            done.set_exception(HistoryUnavailable(f"the history {self._path} is too far behind; nothing was recorded"))
+        else:
+            self._queue.put(Entry(write=write, done=done))
+            self._urgent.set()
+        return done
+
+    def _run(self) -> None:
+        while not self._stopping:
+            batch = self._collect()
+            if batch or self._owed:
+                self._commit(batch)
+            self._sweep()
+        while batch := self._collect():  # what came in while stopping
+            self._commit(batch)
+        self._disconnect()
+
+    def _collect(self) -> list[Entry]:
+        batch, self._held = self._held, []
+        try:
+            first = self._queue.get(timeout=0 if self._stopping else IDLE_SECONDS)
+        except queue.Empty:
+            return batch
+        if not self._stopping and first is not None and first.done is None:
+            self._urgent.wait(self._settings.commit_interval_seconds)
+        self._urgent.clear()  # before draining: what comes after sets it again
+        with contextlib.suppress(queue.Empty):
+            entry: Entry | None = first
+            while True:
+                if entry is None:
+                    self._stopping = True
+                else:
+                    batch.append(entry)
+                if len(batch) >= BATCH_ENTRIES:
+                    break
+                entry = self._queue.get_nowait()
+        return batch
+
+    def _commit(self, batch: list[Entry]) -> None:
+        entries = [entry for entry in batch if entry.done is None or entry.done.set_running_or_notify_cancel()]
+        for entry in entries:
+            if entry.key is not None:
+                self._owed.pop(entry.key, None)
+                self._owed[entry.key] = entry.write
+        awaited = any(entry.done is not None for entry in entries)
+        if not awaited and time.monotonic() < self._retry_at:
+            self._dropped_failed += sum(entry.key is None for entry in entries)
+            return
+        try:
+            results = self._transaction([entry for entry in entries if entry.key is None], awaited=awaited)
+        except Exception as error:  # whatever it is: this thread must outlive it
+            self._failed(entries, error)
+            return
+        self.failing = None
+        self._owed.clear()
+        self._unswept += len(entries)
+        for entry, result in results:
+            if isinstance(result, bool):
+                if entry.done is not None:
+                    entry.done.set_result(result)
+            elif entry.done is not None:
+                entry.done.set_exception(HistoryUnavailable(f"it cannot be stored ({result!r}); nothing was recorded"))
+            else:
+                self._dropped_failed += 1
+
+    def _transaction(self, entries: list[Entry], *, awaited: bool) -> list[tuple[Entry, bool | Exception]]:
+        if self._connection is None or not self._still_there():
+            self._connect()
+        connection = self._connection
+        assert connection is not None
+        # A killed process loses nothing with either; FULL keeps acknowledged records through a power cut as well.
+        connection.execute(f"PRAGMA synchronous = {'FULL' if awaited else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = [(entry, _written(connection, entry.write)) for entry in entries]
+            for write in self._owed.values():
+                _written(connection, write)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        return results
+
+    def _failed(self, entries: list[Entry], error: Exception) -> None:
+        self.failing = self._words(error)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        locked = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        for entry in entries:
+            if entry.done is not None:
+                entry.done.set_exception(HistoryUnavailable(self.failing))
+            elif entry.key is None and locked and not self._stopping:
+                self._held.append(entry)  # somebody's lock passes; the queue's bound holds meanwhile
+            elif entry.key is None:
+                self._dropped_failed += 1
+        if locked:
+            self._retry_at = 0.0
+        else:
+            self._disconnect()
+        if is_broken(error):
+            self._begin_anew()
+
+    def _connect(self) -> None:
+        self._disconnect()
+        try:
+            self._connection = open_to_write(self._path)
+        except Exception as error:
+            if not is_broken(error):
+                raise
+            self._begin_anew()
+            self._connection = open_to_write(self._path)
+        self._inode = os.stat(self._path).st_ino
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _begin_anew(self) -> None:
+        with contextlib.suppress(OSError):
+            self.set_aside.append(set_aside(self._path, self._now_seconds()))
+
+    def _still_there(self) -> bool:
+        """A file somebody deleted would take every further record with it, unnoticed."""
+        try:
+            return os.stat(self._path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def _sweep(self) -> None:
+        """One small step of retention, when enough was written since the last."""
+        if self._unswept < 200 or self._connection is None or self._stopping:
+            return
+        try:
+            more = sweep(self._connection, self._settings, rows=max(500, 2 * self._unswept))
+            self._unswept = 200 if more else 0
+        except sqlite3.Error:  # tried again with the next batch; writing says what is wrong with the disk
+            self._unswept = 0
+
+    def _words(self, error: Exception) -> str:
+        if isinstance(error, HistoryUnavailable):
+            return str(error)
+        return (
+            f"the history {self._path} cannot be written ({error}); nothing was recorded. Choosing goes on without it. "
+            f"Free space or unlock it; it is tried again by itself."
+        )
+
+
+def _written(connection: sqlite3.Connection, write: Write) -> bool | Exception:
+    """A row that cannot be stored is its own loss; a disk that fails is the whole batch's (raised)."""
+    try:
+        return write(connection)
+    except _ROW_ERRORS as error:
+        return error
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        return error

@@ -1,0 +1,116 @@
+"""Engine calls: one task per place at a time, each under an absolute deadline. It acts; it decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from dispatcher.clock import Clock
+from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable
+from dispatcher.lifecycle.provider import Provider
+from dispatcher.vocabulary.action import Action, Start, Stop
+from dispatcher.vocabulary.event import Acted
+from dispatcher.vocabulary.fleet import Place
+from dispatcher.vocabulary.settings import Settings
+
+
+class Acting:
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        settings: Callable[[], Settings],
+        clock: Clock,
+        done: Callable[[Acted], None],
+    ) -> None:
+        self._provider = provider
+        self._settings = settings
+        self._clock = clock
+        self._done = done
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: dict[Place, asyncio.Task[None]] = {}
+        self._last_seconds: dict[Place, float] = {}
+
+    def open(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+
+    def busy(self, place: Place) -> bool:
+        return place in self._tasks
+
+    def since_last_seconds(self, place: Place) -> float:
+        """Since the last action on this place began; infinite when there was none."""
+        last = self._last_seconds.get(place)
+        return float("inf") if last is None else self._clock.now_seconds() - last
+
+    def begin(self, action: Action) -> None:
+        """The caller has made sure that no task of this place runs."""
+        assert self._group is not None, "acting before the loop runs"
+        assert action.place not in self._tasks, f"two tasks for {action.place}"
+        self._last_seconds[action.place] = self._clock.now_seconds()
+        work = self._start(action) if isinstance(action, Start) else self._stop(action)
+        verb = "start" if isinstance(action, Start) else "stop"
+        task = self._group.create_task(work, name=f"lifecycle.{verb}.{action.place}")
+        self._tasks[action.place] = task
+        task.add_done_callback(lambda _: self._tasks.pop(action.place, None))
+
+    def cancel(self, place: Place) -> None:
+        """Its end is no longer wanted, nor reported; a request of ours that is cut ends the load in the engine, too."""
+        task = self._tasks.get(place)
+        if task is not None:
+            task.cancel()
+
+    async def _start(self, action: Start) -> None:
+        rules = self._settings().lifecycle
+        began = self._clock.now_seconds()
+        load_seconds: float | None = None
+
+        async def work() -> None:
+            nonlocal load_seconds
+            async with asyncio.timeout(rules.start_timeout_seconds):
+                await self._provider.start(action.place)
+            async with asyncio.timeout(rules.load_timeout_seconds):
+                load_seconds = await self._provider.load(action.place, action.num_ctx)
+
+        because, error_type = await self._outcome(work, "start")
+        self._report(action, began, because, error_type, load_seconds)
+
+    async def _stop(self, action: Stop) -> None:
+        began = self._clock.now_seconds()
+
+        async def work() -> None:
+            async with asyncio.timeout(self._settings().lifecycle.stop_timeout_seconds):
+                await self._provider.stop(action.place)
+
+        because, error_type = await self._outcome(work, "stop")
+        self._report(action, began, because, error_type, None)
+
+    async def _outcome(self, work: Callable[[], object], verb: str) -> tuple[str, str]:
+        """What went wrong, in words and as a word of the closed vocabulary; two empty strings: nothing."""
+        try:
+            await work()  # type: ignore[misc]
+        except TimeoutError:
+            return f"the {verb} did not end within its deadline", f"{verb}_timeout"
+        except EngineUnreachable as trouble:
+            return str(trouble), "engine_unreachable"
+        except EngineRefused as trouble:
+            return str(trouble), f"{verb}_refused"
+        except DispatcherError as trouble:
+            return str(trouble), f"{verb}_failed"
+        return "", ""
+
+    def _report(
+        self, action: Action, began_seconds: float, because: str, error_type: str, load_seconds: float | None
+    ) -> None:
+        now = self._clock.now_seconds()
+        self._tasks.pop(action.place, None)  # before `done`: what follows from it may begin at once
+        self._done(
+            Acted(
+                at_seconds=now,
+                action=action,
+                ok=not because,
+                seconds=now - began_seconds,
+                load_seconds=load_seconds,
+                because=because,
+                error_type=error_type,
+            )
+        )

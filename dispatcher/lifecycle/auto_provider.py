@@ -1,0 +1,176 @@
+"""Uses what it finds: labelled containers, else an Ollama with a model of the chain, else (if allowed) rehearsal.
+
+Looks again every 30 s. It leaves rehearsal for the real thing, never the other way; and an engine that merely does not
+answer is waited for, not replaced: its places are still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from dispatcher.errors import EngineUnreachable
+from dispatcher.lifecycle.none_provider import NoneProvider
+from dispatcher.lifecycle.provider import Provider
+from dispatcher.vocabulary.fleet import Place, PlaceSeen
+
+DETECT_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class AutoProvider:
+    """Delegates everything to the provider in use; before the first `detect` that is none."""
+
+    def __init__(
+        self,
+        docker: Provider,
+        ollama: Provider,
+        *,
+        rehearsal: Callable[[], Provider] | None,
+        saw_real: Callable[[], bool],
+        detect_seconds: float = DETECT_SECONDS,
+        now_seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """rehearsal: makes it, when allowed (only without a configuration file). saw_real: was a real place ever seen
+        here, in this life or an earlier one?"""
+        self._candidates = (docker, ollama)
+        self._make_rehearsal = rehearsal
+        self._saw_real = saw_real
+        self._detect_seconds = detect_seconds
+        self._now_seconds = now_seconds
+        self._current: Provider = NoneProvider()
+        self._detected_at_seconds: float | None = None
+        self._listed: Sequence[PlaceSeen] | None = None  # what detection saw of the current one, for the next `list`
+        self._silent: dict[str, str] = {}  # candidates that could not be asked, and why
+        self._found: dict[str, str] = {}
+        self._switched = asyncio.Event()
+        self._real_seen = False
+        self._detecting = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._current.name
+
+    @property
+    def rehearsal(self) -> bool:
+        return self._current.rehearsal
+
+    @property
+    def local(self) -> bool:
+        return self._current.local
+
+    def found(self) -> Mapping[str, str]:
+        """Provider → what the last detection found there, in words for the start-up lines."""
+        return dict(self._found)
+
+    def foreign_bytes(self) -> int:
+        return self._current.foreign_bytes()
+
+    async def detect(self) -> str:
+        """Looks at every engine and returns the name of the one in use from now on."""
+        async with self._detecting:
+            listed: dict[str, Sequence[PlaceSeen]] = {}
+            async with asyncio.TaskGroup() as group:
+                for candidate in self._candidates:
+                    group.create_task(self._ask(candidate, listed), name=f"detect {candidate.name}")
+            chosen = self._choose(listed)
+            self._detected_at_seconds = self._now_seconds()
+            self._listed = listed.get(chosen.name)
+            if chosen is not self._current:
+                await self._switch(chosen)
+            return chosen.name
+
+    async def _ask(self, candidate: Provider, listed: dict[str, Sequence[PlaceSeen]]) -> None:
+        try:
+            seen = listed[candidate.name] = await candidate.list()
+        except EngineUnreachable as cause:
+            self._silent[candidate.name] = str(cause)
+            self._found[candidate.name] = f"{candidate.name.capitalize()}: no answer ({_short(cause)})"
+            return
+        self._silent.pop(candidate.name, None)
+        self._found[candidate.name] = _in_words(candidate.name, seen)
+
+    def _choose(self, listed: Mapping[str, Sequence[PlaceSeen]]) -> Provider:
+        """The first that has something of ours. One in use that is silent, or has nothing while no other has, stays."""
+        for candidate in self._candidates:
+            if candidate is self._current and candidate.name in self._silent:
+                return candidate
+            if any(_usable(seen) for seen in listed.get(candidate.name, ())):
+                self._real_seen = True
+                return candidate
+        if self._current.name != "none" or self._make_rehearsal is None or self._real_seen or self._saw_real():
+            return self._current
+        return self._make_rehearsal()
+
+    async def _switch(self, chosen: Provider) -> None:
+        left, self._current = self._current, chosen
+        _log.info("provider=%s before=%s", chosen.name, left.name)
+        self._switched.set()
+        self._switched = asyncio.Event()
+        if left not in self._candidates:
+            await left.close()
+
+    async def list(self) -> Sequence[PlaceSeen]:
+        """As the provider in use says. EngineUnreachable also when none is in use, real places were seen here once, and
+        an engine that may have them is silent."""
+        at_seconds = self._detected_at_seconds
+        if at_seconds is None or self._now_seconds() - at_seconds >= self._detect_seconds:
+            await self.detect()
+            if self._listed is not None:
+                return self._listed
+            if self._current.name in self._silent:  # it was asked just now: not twice within one deadline
+                raise EngineUnreachable(self._silent[self._current.name])
+        if self._current.name == "none" and self._silent and self._saw_real():
+            raise EngineUnreachable(" ".join(self._silent.values()))
+        return await self._current.list()
+
+    async def start(self, place: Place) -> None:
+        await self._current.start(place)
+
+    async def load(self, place: Place, num_ctx: int) -> float:
+        return await self._current.load(place, num_ctx)
+
+    async def stop(self, place: Place) -> None:
+        await self._current.stop(place)
+
+    async def wake(self) -> None:
+        """Also returns when another provider comes into use."""
+        tasks = [
+            asyncio.create_task(self._current.wake(), name="wake"),
+            asyncio.create_task(self._switched.wait(), name="switched"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        for provider in (*self._candidates, self._current):
+            await provider.close()
+
+
+def _usable(seen: PlaceSeen) -> bool:
+    """A container is declared, installed model or not; a model of a shared server must be on its disk (None: unknown,
+    then it is not taken for it)."""
+    return seen.installed is True or not seen.shared
+
+
+def _in_words(name: str, seen: Sequence[PlaceSeen]) -> str:
+    label = name.capitalize()
+    if not any(place.shared for place in seen):
+        count = len(seen)
+        return f"{label}: {count or 'no'} labelled container{'' if count == 1 else 's'}"
+    have = [place.place.model for place in seen if place.installed]
+    if have:
+        return f"{label}: {', '.join(have)}"
+    return f"{label}: answers, has no model of the chain; try: ollama pull {seen[0].place.model}"
+
+
+def _short(cause: EngineUnreachable) -> str:
+    words = str(cause.__cause__ or "") or str(cause)
+    return words.splitlines()[0][:200]

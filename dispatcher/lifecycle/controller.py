@@ -1,0 +1,245 @@
+"""The loop that owns starting and stopping: list what is, compare with what should be, act, again in 5 s.
+
+Level-triggered: the engine's events only wake it early. One task per place for engine calls; granting (tenancy) only
+marks, this loop does. A failing engine is not acted on: what should be is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dispatcher.clock import Clock
+from dispatcher.control import ledger as book
+from dispatcher.control.plan import plan
+from dispatcher.control.residency import settled_down
+from dispatcher.errors import DispatcherError, NotFound, NotNow
+from dispatcher.lifecycle.acting import Acting
+from dispatcher.lifecycle.looking import Looking
+from dispatcher.lifecycle.provider import Provider
+from dispatcher.lifecycle.tenancy import Tenancy
+from dispatcher.vocabulary.action import Action, Start, Stop
+from dispatcher.vocabulary.event import Acted, Event, Turned
+from dispatcher.vocabulary.fleet import FleetView, Lease, LeaseStatus, Place, PlaceState
+from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.signal import Snapshot
+
+STUCK_RETRY_SECONDS = 60.0
+
+
+class Controller:
+    """in_flight: how many requests the gateway has at a place. jitter: 0..1, drawn anew at each call."""
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        settings: Callable[[], Settings],
+        clock: Clock,
+        snapshot: Callable[[], Snapshot],
+        profiles: Callable[[], Profiles],
+        emit: Callable[[Event], None],
+        in_flight: Callable[[Place], int] = lambda place: 0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._provider = provider
+        self._settings = settings
+        self._clock = clock
+        self._snapshot = snapshot
+        self._emit = emit
+        self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
+        self.reconciled_at_seconds: float | None = None
+        self.tenancy = Tenancy(
+            settings=settings,
+            clock=clock,
+            snapshot=snapshot,
+            profiles=profiles,
+            emit=emit,
+            in_flight=in_flight,
+            jitter=jitter,
+            wake=self._wake.set,
+            notify=self._notify,
+        )
+        self._acting = Acting(provider=provider, settings=settings, clock=clock, done=self._done)
+        self._looking = Looking(self.tenancy, busy=self._acting.busy, emit=emit)
+
+    # --- being asked -------------------------------------------------------------------------------------------
+
+    def view(self) -> FleetView:
+        """All places and the ledger, live. Cheap: what has not changed is not built again."""
+        return self.tenancy.view()
+
+    def hold(self, place: Place, num_ctx: int, evicts: Sequence[Place], cause: str) -> None:
+        """Bring it up by hand, without a lease. NotNow says in words what stands against it."""
+        refusal = self.tenancy.take(place, num_ctx, evicts, cause)
+        if refusal is not None:
+            raise NotNow(refusal)
+
+    def ask_stop(self, place: Place) -> None:
+        """Drain, then stop. NotFound for a place unknown, NotNow for one that does not run."""
+        resident = self.tenancy.residents.get(place)
+        if resident is None:
+            raise NotFound(f"no place {place}")
+        if resident.state is PlaceState.STARTING:
+            self.tenancy.end_all(place, "withdrawn")
+            self._acting.cancel(place)
+            self.tenancy.stop(place, "asked", "stopped by hand while starting")
+        elif resident.state in (PlaceState.READY, PlaceState.DRAINING):
+            self.tenancy.turn(place, "drain_asked", "stopped by hand")
+        else:
+            raise NotNow(f"{place} is {resident.state.value}: there is nothing to stop")
+
+    async def ready(self, lease_id: str, until_seconds: float) -> LeaseStatus | None:
+        """Waits until the lease's place is ready, the lease has ended, or `until_seconds`; None: no such lease."""
+        while True:
+            status = self.tenancy.lease(lease_id)
+            if status is None or status.ended or status.state is PlaceState.READY:
+                return status
+            if not await self.changed(until_seconds):
+                return self.tenancy.lease(lease_id)
+
+    async def changed(self, until_seconds: float) -> bool:
+        """Waits for the next change of a state, a lease or a claim; False when `until_seconds` came first."""
+        left = until_seconds - self._clock.now_seconds()
+        if left <= 0:
+            return False
+        try:
+            async with asyncio.timeout(left):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def restore(self, leases: Sequence[Lease]) -> None:
+        """Leases of an earlier run, honoured at the first look. Call before `run`."""
+        self._looking.restore(leases)
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconciles until cancelled. Models keep running when the daemon leaves."""
+        async with asyncio.TaskGroup() as group:
+            self._acting.open(group)
+            group.create_task(self._listen(), name="lifecycle.listen")
+            while True:
+                self._wake.clear()
+                await self.reconcile()
+                try:
+                    async with asyncio.timeout(self._pause_seconds()):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+
+    async def prepare(self) -> None:
+        """The first look, before anybody is answered: adopts what runs and honours restored leases. No action yet."""
+        await self._observe()
+
+    async def reconcile(self) -> None:
+        """One look, one comparison, the actions begun. Never raises for what the engine does."""
+        await self._observe()
+        self._settle()
+        for action in plan(self.view(), self._snapshot(), self._clock.now_seconds()):
+            self._begin(action)
+        self.reconciled_at_seconds = self._clock.now_seconds()
+
+    async def _observe(self) -> None:
+        began = self._clock.now_seconds()
+        try:
+            async with asyncio.timeout(self._settings().lifecycle.list_timeout_seconds + 1.0):
+                seen = await self._provider.list()
+        except (DispatcherError, TimeoutError) as trouble:
+            self._fail(str(trouble) or "no answer within the deadline")
+        else:
+            self._fail(None)
+            self._count_memory()
+            self._looking.look(seen, began, self._clock.now_seconds())
+
+    async def _listen(self) -> None:
+        while True:
+            await self._provider.wake()
+            self._wake.set()
+
+    def _pause_seconds(self) -> float:
+        """Until the next look: the interval, or the next lease's end; a stop under way is looked at sooner."""
+        pause = self._settings().lifecycle.reconcile_interval_seconds
+        if any(one.state is PlaceState.STOPPING for one in self.tenancy.residents.values()):
+            pause = min(pause, 0.5)
+        expiry = self.tenancy.promises.next_expiry_seconds()
+        return max(0.05, min(pause, expiry - self._clock.now_seconds())) if expiry is not None else pause
+
+    def _fail(self, because: str | None) -> None:
+        """What the engine's silence means is remembered once, and told once at each change."""
+        tenancy, before = self.tenancy, self.tenancy.failing
+        tenancy.failing = because
+        tenancy.provider = (self._provider.name, self._provider.rehearsal, self._provider.local)
+        if (before is None) != (because is None):
+            self._emit(
+                Turned(
+                    at_seconds=self._clock.now_seconds(),
+                    what="provider",
+                    subject=self._provider.name,
+                    before="failing" if before else "answers",
+                    after="failing" if because else "answers",
+                    because=because or "",
+                )
+            )
+            self._notify()
+
+    def _count_memory(self) -> None:
+        tenancy = self.tenancy
+        total = self._snapshot().reading("host_memory_total_bytes").value
+        tenancy.total_bytes = total if total is not None else tenancy.total_bytes
+        room = book.room_bytes(tenancy.total_bytes, self._settings().lifecycle)
+        tenancy.ledger = replace(tenancy.ledger, room_bytes=room, foreign_bytes=self._provider.foreign_bytes())
+
+    def _settle(self) -> None:
+        """What time does: leases end, quarantines begin and end, stops become overdue, use is noted."""
+        tenancy, now = self.tenancy, self._clock.now_seconds()
+        for lease_id in tenancy.promises.overdue(now):
+            tenancy.end(lease_id, "expired")
+        overdue_seconds = self._settings().lifecycle.stop_timeout_seconds
+        for view in self.view().places:
+            resident = tenancy.residents[view.place]
+            tenancy.write(view.place, settled_down(resident.residency, now))
+            if tenancy.residents[view.place].state is PlaceState.QUARANTINED:
+                tenancy.end_all(view.place, "start_failed")
+            if view.state is PlaceState.STOPPING and now - view.since_seconds > overdue_seconds:
+                tenancy.turn(view.place, "stop_overdue", f"told to stop {overdue_seconds:.0f} s ago, and still there")
+                tenancy.withdraw_grantee_of(view.place)
+            if view.state is PlaceState.READY and view.busy:
+                tenancy.residents[view.place] = replace(tenancy.residents[view.place], used_at_seconds=now)
+
+    def _begin(self, action: Action) -> None:
+        place, tenancy = action.place, self.tenancy
+        if self._acting.busy(place):
+            return
+        state = tenancy.residents[place].state
+        if isinstance(action, Stop):
+            if state is PlaceState.STUCK and self._acting.since_last_seconds(place) < STUCK_RETRY_SECONDS:
+                return
+            if state in (PlaceState.READY, PlaceState.DRAINING):
+                tenancy.stop(place, action.cause, action.detail)
+            self._acting.begin(replace(action, cause=tenancy.residents[place].stop_cause))
+            return
+        if state is PlaceState.STOPPED and tenancy.take(place, action.num_ctx, (), action.cause) is not None:
+            return  # no room for it yet: its lease keeps its share, and this is asked again
+        self._acting.begin(replace(action, cause=tenancy.residents[place].start_cause))
+
+    def _done(self, acted: Acted) -> None:
+        """The end of a place's task. What it achieved is believed here, and seen at the next look."""
+        place = acted.action.place
+        if place in self.tenancy.residents and isinstance(acted.action, Start):
+            if acted.ok:
+                self.tenancy.ready(place, acted.load_seconds)
+            else:
+                self.tenancy.start_failed(place, acted.because)
+        self._emit(acted)
+        self._wake.set()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

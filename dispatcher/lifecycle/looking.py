@@ -1,0 +1,151 @@
+"""What the engine says is, against what should be: each difference becomes a turn of one place, or nothing.
+
+A look that began before a place's last turn proves nothing about it, and a place with a task of ours under way is judged
+by that task's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dispatcher.control import ledger as book
+from dispatcher.control.ledger import Shortage
+from dispatcher.lifecycle.resident import Resident, looked_at
+from dispatcher.lifecycle.tenancy import DEFAULT_NUM_CTX, Tenancy
+from dispatcher.vocabulary.action import Start
+from dispatcher.vocabulary.event import Acted, Event, Leased
+from dispatcher.vocabulary.fleet import Lease, Place, PlaceSeen, PlaceState
+
+
+class Looking:
+    """busy: whether a task of ours is at work on a place."""
+
+    def __init__(self, tenancy: Tenancy, *, busy: Callable[[Place], bool], emit: Callable[[Event], None]) -> None:
+        self._tenancy = tenancy
+        self._busy = busy
+        self._emit = emit
+        self._restoring: list[Lease] = []
+
+    def restore(self, leases: Sequence[Lease]) -> None:
+        """Leases of an earlier run, honoured (or ended with a reason) after the first look."""
+        self._restoring = list(leases)
+
+    def look(self, seen: Sequence[PlaceSeen], began_seconds: float, now_seconds: float) -> None:
+        tenancy = self._tenancy
+        here = {one.place for one in seen}
+        for place in [place for place in tenancy.residents if place not in here]:
+            tenancy.forget(place)
+        for one in seen:
+            resident = tenancy.residents.get(one.place) or Resident(seen=one)
+            tenancy.residents[one.place] = looked_at(resident, one, now_seconds)
+        tenancy.changed()
+        restoring, self._restoring = self._restoring, []
+        for lease in restoring:
+            self._restore_promise(lease, now_seconds)
+        for one in seen:
+            self._compare(one, began_seconds, now_seconds)
+        for lease in restoring:
+            self._restore_memory(lease, now_seconds)
+
+    def _compare(self, seen: PlaceSeen, began_seconds: float, now_seconds: float) -> None:
+        tenancy, place = self._tenancy, seen.place
+        resident = tenancy.residents[place]
+        state = resident.state
+        if self._busy(place):
+            return
+        if state in (PlaceState.STOPPED, PlaceState.QUARANTINED) and seen.running:
+            if began_seconds > resident.residency.since_seconds:
+                self._adopt(seen)
+        elif began_seconds <= resident.residency.since_seconds:
+            return
+        elif state in (PlaceState.STOPPING, PlaceState.STUCK) and not seen.running:
+            tenancy.stopped(place, "stopped")
+        elif state in (PlaceState.READY, PlaceState.DRAINING) and not seen.running:
+            self._gone(seen, now_seconds)
+        elif state is PlaceState.READY and seen.loaded is False:
+            tenancy.turn(place, "unloaded", "its model was unloaded by somebody else; it is loaded again")
+        elif state is PlaceState.READY and seen.loaded_num_ctx and seen.loaded_num_ctx != resident.num_ctx:
+            self._reloaded_by_others(place, seen.loaded_num_ctx)
+
+    def _adopt(self, seen: PlaceSeen) -> None:
+        """It runs, and nobody here started it (a restart of ours, or a person): it counts, and becomes ready."""
+        tenancy, place = self._tenancy, seen.place
+        leased = max((lease.num_ctx for lease in tenancy.promises.on(place).values()), default=DEFAULT_NUM_CTX)
+        num_ctx = seen.loaded_num_ctx or leased
+        tenancy.ledger = book.adopted(tenancy.ledger, place, tenancy.budget_bytes(place, num_ctx))
+        tenancy.residents[place] = replace(tenancy.residents[place], num_ctx=num_ctx, start_cause="adopted")
+        tenancy.turn(place, "seen_running", "found running")
+        if seen.loaded:
+            tenancy.ready(place, None)
+            return
+        room = tenancy.ledger.room_bytes
+        if room is not None and book.reserved_bytes(tenancy.ledger) > room and not tenancy.promises.on(place):
+            tenancy.stop(place, "unwanted", "found running without its model, and there is no room to load it")
+
+    def _reloaded_by_others(self, place: Place, num_ctx: int) -> None:
+        """Somebody called it with another num_ctx: what is loaded is what counts."""
+        tenancy = self._tenancy
+        tenancy.residents[place] = replace(tenancy.residents[place], num_ctx=num_ctx)
+        tenancy.ledger = book.adopted(tenancy.ledger, place, tenancy.budget_bytes(place, num_ctx))
+        tenancy.changed(place)
+
+    def _gone(self, seen: PlaceSeen, now_seconds: float) -> None:
+        """It was ready and no longer runs. Out of memory or an error exit is a crash; a stop by hand is not."""
+        tenancy, place = self._tenancy, seen.place
+        crashed = seen.oom_killed or seen.exit_code not in (None, 0, 137, 143)
+        why = "killed: out of memory" if seen.oom_killed else "it stopped, and nobody here asked for it"
+        if crashed and not seen.oom_killed:
+            why = f"it exited with {seen.exit_code}, and nobody here asked for it"
+        tenancy.stopped(place, why)
+        if not crashed:
+            return
+        tenancy.count_failure(place, why)
+        num_ctx = tenancy.residents[place].num_ctx or DEFAULT_NUM_CTX
+        self._emit(
+            Acted(
+                at_seconds=now_seconds,
+                action=Start(place=place, num_ctx=num_ctx, cause="leased"),
+                ok=False,
+                seconds=0.0,
+                because=why,
+                error_type="oom_killed" if seen.oom_killed else "place_crashed",
+            )
+        )
+
+    def _restore_promise(self, lease: Lease, now_seconds: float) -> None:
+        """Before places are compared, so that an adopted one knows what it was promised for."""
+        known = lease.place in self._tenancy.residents
+        if known and (lease.expires_at_seconds is None or lease.expires_at_seconds > now_seconds):
+            self._tenancy.promises.put(lease)
+            self._tenancy.changed(lease.place)
+            return
+        cause = "expired" if known else "withdrawn"
+        self._emit(Leased(at_seconds=now_seconds, lease=lease, what="ended", cause=cause))
+
+    def _restore_memory(self, lease: Lease, now_seconds: float) -> None:
+        """Its place keeps its share of the ledger, and its victims are on their way out again, as promised."""
+        tenancy, place = self._tenancy, lease.place
+        resident = tenancy.residents.get(place)
+        if tenancy.promises.get(lease.id) is None or resident is None:
+            return
+        if resident.state is PlaceState.READY:
+            tenancy.begin_leases(place)
+            return
+        victims = [
+            victim
+            for victim in lease.evicts
+            if victim in tenancy.residents
+            and tenancy.residents[victim].state in (PlaceState.READY, PlaceState.STARTING)
+            and not tenancy.promises.on(victim)
+        ]
+        budget = tenancy.budget_bytes(place, lease.num_ctx)
+        after = book.granted(tenancy.ledger, place, budget, victims)
+        if isinstance(after, Shortage):
+            tenancy.end(lease.id, "withdrawn")
+            return
+        tenancy.ledger = after
+        tenancy.residents[place] = replace(resident, num_ctx=lease.num_ctx, start_cause="leased")
+        tenancy.turn(place, "start_asked", "leased before the restart")
+        for victim in victims:
+            tenancy.stop(victim, "evicted", f"makes room for {place.model}, as promised before the restart")

@@ -1,0 +1,144 @@
+"""The controller's record of one place, and how it is shown. Replaced, not edited; only the controller writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dispatcher.control.residency import Residency
+from dispatcher.vocabulary.action import StopCause
+from dispatcher.vocabulary.fleet import Claim, Lease, Place, PlaceSeen, PlaceState, PlaceView
+from dispatcher.vocabulary.signal import NEVER_SEEN, Reading
+
+FLAPS = 3  # more starts or stops than this within the flap window double the dwell
+FLAP_WINDOW_SECONDS = 600.0
+DWELL_MAX_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """num_ctx: of the loaded model, or of the one being loaded. stop_cause: why it is on its way out.
+
+    priority_base: greedy-dual's L when it was last used. turns_at_seconds: its last starts and stops.
+    """
+
+    seen: PlaceSeen
+    residency: Residency = field(default_factory=Residency)
+    num_ctx: int | None = None
+    cpu: Reading[float] = NEVER_SEEN
+    stop_cause: StopCause = "asked"
+    start_cause: str = "leased"
+    ready_at_seconds: float | None = None
+    started_at_seconds: float | None = None
+    stopped_at_seconds: float | None = None
+    released_bytes: int = 0
+    load_seconds: float | None = None
+    used_at_seconds: float = 0.0
+    dwell_until_seconds: float = 0.0
+    priority_base: float = 0.0
+    expected_ready_at_seconds: float | None = None
+    turns_at_seconds: tuple[float, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        return self.seen.place
+
+    @property
+    def state(self) -> PlaceState:
+        return self.residency.state
+
+
+def looked_at(resident: Resident, seen: PlaceSeen, now_seconds: float) -> Resident:
+    """With what the engine says now; its CPU is the difference of two looks, the newest value of any source wins."""
+    cores = cpu_cores(resident.seen, seen)
+    cpu = resident.cpu
+    if cores is not None:
+        cpu = Reading(value=cores, at_seconds=seen.cpu_at_seconds or now_seconds, source="docker")
+    elif not seen.running:
+        cpu = NEVER_SEEN
+    return replace(resident, seen=seen, cpu=cpu)
+
+
+def cpu_cores(before: PlaceSeen, after: PlaceSeen) -> float | None:
+    """CPU seconds per second between two looks; None unless both have them, of the same run and of different times."""
+    if before.cpu_seconds_total is None or after.cpu_seconds_total is None or before.started_at_seconds is None:
+        return None
+    if before.started_at_seconds != after.started_at_seconds or before.cpu_at_seconds is None:
+        return None
+    elapsed = (after.cpu_at_seconds or 0.0) - before.cpu_at_seconds
+    return max(0.0, after.cpu_seconds_total - before.cpu_seconds_total) / elapsed if elapsed > 0.2 else None
+
+
+def dwell_seconds(turns_at_seconds: tuple[float, ...], now_seconds: float, least: float, load_seconds: float) -> float:
+    """max(least, 3 × load), doubled for every start or stop beyond three within ten minutes, to 30 min."""
+    recent = sum(now_seconds - at < FLAP_WINDOW_SECONDS for at in turns_at_seconds)
+    doubled: float = 2.0 ** max(0, recent - FLAPS)
+    return min(DWELL_MAX_SECONDS, max(least, 3 * load_seconds) * doubled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What of others goes into a place's view."""
+
+    leases: tuple[Lease, ...]
+    in_flight: int
+    budget_bytes: int
+    taken_by: Place | None
+    claim: Claim | None
+    pinned: bool
+    keep_alive_seconds: float
+    keep_priority: float
+    wanted_per_second: float
+    container_cpu: Reading[float]  # Prometheus' (cAdvisor's)
+    busy_cores: float
+    parallel: int
+    now_seconds: float
+
+
+def view_of(resident: Resident, shown: Shown) -> PlaceView:
+    seen, residency = resident.seen, resident.residency
+    cpu = resident.cpu
+    if shown.container_cpu.value is not None and shown.container_cpu.at_seconds > cpu.at_seconds:
+        cpu = shown.container_cpu
+    ends = [lease.expires_at_seconds for lease in shown.leases if lease.expires_at_seconds is not None]
+    eta = None
+    if resident.state is PlaceState.STARTING and resident.expected_ready_at_seconds is not None:
+        eta = max(0.0, resident.expected_ready_at_seconds - shown.now_seconds)
+    quarantined = resident.state is PlaceState.QUARANTINED
+    busy_by_cpu = resident.state is PlaceState.READY and cpu.value is not None and cpu.value > shown.busy_cores
+    return PlaceView(
+        place=resident.place,
+        state=resident.state,
+        since_seconds=residency.since_seconds,
+        because=residency.because or seen.because,
+        endpoint=seen.endpoint,
+        installed=seen.installed,
+        answers=not (seen.running and seen.answers is False),
+        num_ctx=resident.num_ctx,
+        parallel=shown.parallel,
+        budget_bytes=shown.budget_bytes,
+        measured_bytes=(seen.memory_used_bytes or seen.loaded_size_bytes) if seen.running else None,
+        limit_bytes=seen.memory_limit_bytes,
+        leases=len(shown.leases),
+        leased_until_seconds=max(ends, default=None),
+        in_flight=shown.in_flight,
+        cpu_cores=cpu,
+        busy=bool(shown.leases) or shown.in_flight > 0 or busy_by_cpu,
+        pinned=shown.pinned,
+        dwell_until_seconds=resident.dwell_until_seconds,
+        claimed_until_seconds=shown.claim.until_seconds if shown.claim else None,
+        claimed_for=shown.claim.place if shown.claim else None,
+        claimed_by=shown.claim.decision_id if shown.claim else None,
+        taken_by=shown.taken_by,
+        eta_seconds=eta,
+        retry_at_seconds=residency.quarantined_until_seconds if quarantined else residency.retry_at_seconds,
+        ready_at_seconds=resident.ready_at_seconds,
+        started_at_seconds=resident.started_at_seconds,
+        stopped_at_seconds=resident.stopped_at_seconds,
+        released_bytes=resident.released_bytes,
+        used_at_seconds=resident.used_at_seconds,
+        load_seconds=resident.load_seconds,
+        wanted_per_second=shown.wanted_per_second,
+        keep_alive_seconds=shown.keep_alive_seconds,
+        keep_priority=shown.keep_priority,
+        shared=seen.shared,
+    )

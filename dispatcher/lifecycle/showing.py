@@ -1,0 +1,155 @@
+"""The fleet view, built from the owner's records. What has not changed is not built again: it is read per request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dispatcher.control.ledger import Holding, Ledger, reserve_bytes, reserved_bytes
+from dispatcher.control.plan import keep_alive_seconds, keep_priority
+from dispatcher.lifecycle.promises import Promises
+from dispatcher.lifecycle.resident import Resident, Shown, view_of
+from dispatcher.vocabulary.fleet import Claim, FleetView, Place, PlaceState, PlaceView
+from dispatcher.vocabulary.profile import NO_RATES, Profiles
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.signal import Snapshot
+
+LOAD_GUESS_SECONDS = 5.0  # until a load was measured here
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    resident: Resident
+    holding: Holding | None
+    in_flight: int
+    snapshot_number: int
+    view: PlaceView
+
+
+class Showing:
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        profiles: Callable[[], Profiles],
+        snapshot: Callable[[], Snapshot],
+        in_flight: Callable[[Place], int],
+    ) -> None:
+        self._settings = settings
+        self._profiles = profiles
+        self._snapshot = snapshot
+        self._in_flight = in_flight
+        self._built: dict[Place, _Built] = {}
+        self._reserved: tuple[Ledger, int] | None = None
+
+    def forget(self, place: Place) -> None:
+        """Its leases changed: the next view is built anew."""
+        self._built.pop(place, None)
+
+    def forget_all(self) -> None:
+        self._built.clear()
+
+    def fleet(
+        self,
+        *,
+        residents: Mapping[Place, Resident],
+        ledger: Ledger,
+        promises: Promises,
+        total_bytes: float | None,
+        failing: str | None,
+        provider: tuple[str, bool, bool],
+        pinned_model: str | None,
+        draining: bool,
+        now_seconds: float,
+    ) -> FleetView:
+        """provider: its name, whether it rehearses, whether its places are on this host."""
+        rules = self._settings().lifecycle
+        snapshot = self._snapshot()
+        claims = promises.claims(now_seconds)
+        capacity = rules.capacity_bytes if rules.capacity_bytes is not None else total_bytes
+        if self._reserved is None or self._reserved[0] is not ledger:
+            self._reserved = (ledger, reserved_bytes(ledger))
+        views = []
+        for place, resident in residents.items():
+            holding, in_flight = ledger.holdings.get(place), self._in_flight(place)
+            built = self._built.get(place)
+            if (
+                built is None
+                or built.resident is not resident
+                or built.holding is not holding
+                or built.in_flight != in_flight
+                or built.snapshot_number != snapshot.number
+                or claims
+                or resident.state is PlaceState.STARTING  # its eta moves with the clock
+            ):
+                claim = next((one for one in claims if place in one.victims), None)
+                view = self._view(resident, holding, promises, in_flight, claim, pinned_model, ledger, now_seconds)
+                built = _Built(resident, holding, in_flight, snapshot.number, view)
+                if claim is None:
+                    self._built[place] = built
+                else:
+                    self._built.pop(place, None)
+            views.append(built.view)
+        cpu_count = snapshot.reading("host_cpu_count").value
+        return FleetView(
+            places=tuple(views),
+            capacity_bytes=int(capacity) if capacity is not None else None,
+            reserve_bytes=reserve_bytes(capacity, rules) if capacity is not None else 0,
+            reserved_bytes=self._reserved[1],
+            provider=provider[0],
+            failing=failing,
+            rehearsal=provider[1],
+            pinned_model=pinned_model,
+            local=provider[2],
+            draining=draining,
+            host_cpu_count=int(cpu_count) if cpu_count else None,
+            claims=claims,
+        )
+
+    def _view(
+        self,
+        resident: Resident,
+        holding: Holding | None,
+        promises: Promises,
+        in_flight: int,
+        claim: Claim | None,
+        pinned_model: str | None,
+        ledger: Ledger,
+        now_seconds: float,
+    ) -> PlaceView:
+        rules, profiles = self._settings().lifecycle, self._profiles()
+        place = resident.place
+        budget = holding.budget_bytes if holding else 0
+        load = self.load_seconds(resident)
+        gaps = profiles.idle_gaps_seconds.get(place.model, ())
+        container = place.server.removeprefix("docker:")
+        return view_of(
+            resident,
+            Shown(
+                leases=tuple(promises.on(place).values()),
+                in_flight=in_flight,
+                budget_bytes=budget,
+                taken_by=holding.taken_by if holding else None,
+                claim=claim,
+                pinned=pinned_model == place.model,
+                keep_alive_seconds=keep_alive_seconds(gaps, budget, ledger.room_bytes, load, rules),
+                keep_priority=self.priority(resident, budget),
+                wanted_per_second=profiles.wanted_per_second.get(place.model, 0.0),
+                container_cpu=self._snapshot().reading("container_cpu_cores", container),
+                busy_cores=rules.busy_cores,
+                parallel=rules.num_parallel,
+                now_seconds=now_seconds,
+            ),
+        )
+
+    def load_seconds(self, resident: Resident) -> float:
+        """Measured here, else learned, else a guess: for etas and keep-alive, never for a refusal."""
+        if resident.load_seconds is not None:
+            return resident.load_seconds
+        learned = self._profiles().rates.get(resident.place, NO_RATES).load_seconds.value
+        return learned if learned is not None else LOAD_GUESS_SECONDS
+
+    def priority(self, resident: Resident, budget_bytes: int) -> float:
+        """Greedy-dual: the place with the lowest goes first."""
+        load = self.load_seconds(resident)
+        return keep_priority(resident.priority_base, self._profiles(), resident.place, budget_bytes, load)

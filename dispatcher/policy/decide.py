@@ -1,0 +1,199 @@
+"""Which model should do this, right now, here? A function: no clock, no log, no randomness, no await (law 2).
+
+Because it is one, a decision can be explained, dry-run, replayed, simulated, shadowed and A/B-tested by calling it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dispatcher.policy import filters
+from dispatcher.policy.explain import confidence, reasons, sentence
+from dispatcher.policy.filters import Option, option_for
+from dispatcher.policy.predict import predict
+from dispatcher.policy.scorers import scores, total, weights
+from dispatcher.policy.sight import Sight, see
+from dispatcher.vocabulary.decision import MAX_CANDIDATES, Candidate, Decision, Prediction, Rejection, Scores, Verdict
+from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.request import Request
+from dispatcher.vocabulary.settings import PolicySettings, Settings
+from dispatcher.vocabulary.signal import Freshness
+from dispatcher.vocabulary.world import World
+
+Filter = Callable[[Option, Sight], Rejection | None]
+
+FILTERS: tuple[Filter, ...] = (
+    filters.not_allowed,
+    filters.lacks_capability,
+    filters.context_too_long,
+    filters.reservation_lost,
+    filters.unavailable,
+    filters.quarantined,
+    filters.breaker_open,
+    filters.memory_short,
+    filters.cpu_busy,
+    filters.pressure_high,
+    filters.signal_unknown,
+)
+DEFAULT_RETRY_SECONDS = 10
+
+
+@dataclass(slots=True)
+class _Scored:
+    """A survivor with its score, while the best is sought."""
+
+    option: Option
+    prediction: Prediction
+    scores: Scores
+    score: float
+    order: int  # position in the chain
+
+
+def decide(request: Request, world: World, settings: Settings, now_seconds: float) -> Decision:
+    """The whole decision: every candidate (at most 32 whole), every rejection, every score, one sentence."""
+    sight = see(request, world, settings, now_seconds)
+    survivors, refused = _weigh(sight)
+    ranked = _ranked(survivors, sight)
+    chosen = ranked[0] if ranked else None
+    kept = [_candidate(one, "chosen" if one is chosen else "fallback") for one in ranked[:MAX_CANDIDATES]]
+    room = MAX_CANDIDATES - len(kept)
+    kept += [_refusal(option, rejection) for option, rejection in refused[:room]]
+    left_out = Counter(rejection.rule for _, rejection in refused[room:])
+    if len(ranked) > MAX_CANDIDATES:
+        left_out["fallback"] = len(ranked) - MAX_CANDIDATES  # type: ignore[index]
+    wait_for = _worth_waiting_for(refused) if chosen is None else None
+    snapshot = world.snapshot
+    told = reasons(sight)
+    return Decision(
+        request=request,
+        at_seconds=now_seconds,
+        chosen=kept[0] if chosen else None,
+        candidates=tuple(kept),
+        uncounted=tuple(sorted(left_out.items())),
+        wait_for=_refusal(*wait_for) if wait_for else None,
+        reasons=told,
+        degraded=bool(snapshot.failing or world.fleet.failing or snapshot.freshness is not Freshness.FRESH),
+        confidence=confidence(sight, chosen.prediction if chosen else None),
+        snapshot_number=snapshot.number,
+        snapshot_age_seconds=max(0.0, now_seconds - snapshot.at_seconds) if snapshot.number else None,
+        snapshot_source=snapshot.source,
+        policy=f"{settings.policy.name}@{policy_hash(settings.policy)}",
+        rehearsal=world.fleet.rehearsal,
+        retry_after_seconds=_retry_after_seconds(sight, refused),
+        sentence=sentence(kept[0] if chosen else None, kept, sight),
+    )
+
+
+def _weigh(sight: Sight) -> tuple[list[_Scored], list[tuple[Option, Rejection]]]:
+    survivors: list[_Scored] = []
+    refused: list[tuple[Option, Rejection]] = []
+    weighed = weights(sight.request, sight.settings.policy)
+    for view in sight.world.fleet.places:
+        option = option_for(view, sight)
+        if option is None:
+            continue
+        rejection = next((no for one in FILTERS if (no := one(option, sight)) is not None), None)
+        if rejection is None:
+            option.prediction = predict(option, sight)
+            rejection = filters.too_slow_for_deadline(option, sight)
+        if rejection is not None:
+            refused.append((option, rejection))
+            continue
+        assert option.prediction is not None
+        given = scores(option, option.prediction, sight)
+        order = sight.models[option.facts.name][0]
+        survivors.append(_Scored(option, option.prediction, given, total(given, weighed), order))
+    return survivors, refused
+
+
+def _ranked(survivors: list[_Scored], sight: Sight) -> list[_Scored]:
+    """The choice first, then the fallbacks in order of health and performance.
+
+    A place already ready keeps its advantage unless beaten by the margin; ties by chain order, then by a stable hash
+    of the request id, so that equal places share the work.
+    """
+    if not survivors:
+        return []
+    identity = sight.request.id
+    best = max(survivors, key=lambda one: (one.score, -one.order, _tie(identity, one)))
+    ready = [one for one in survivors if not one.option.must_start and one.option.view.state is PlaceState.READY]
+    if ready and best.option.must_start:
+        held = max(ready, key=lambda one: (one.score, -one.order, _tie(identity, one)))
+        margin = sight.settings.policy.margin_ratio + best.prediction.load_seconds / 600
+        if best.score <= held.score + margin:
+            best = held
+    rest = [one for one in survivors if one is not best]
+    rest.sort(key=lambda one: (-one.scores.health, -one.scores.performance, one.order))
+    return [best, *rest]
+
+
+def _tie(identity: str, one: _Scored) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{identity}{one.option.view.place}".encode(), digest_size=4).digest())
+
+
+def _candidate(one: _Scored, verdict: Verdict) -> Candidate:
+    option = one.option
+    return Candidate(
+        place=option.view.place,
+        verdict=verdict,
+        state=option.view.state,
+        endpoint=option.view.endpoint,
+        num_ctx=option.num_ctx,
+        need_bytes=option.need_bytes,
+        evicts=option.evicts,
+        score=one.score,
+        scores=one.scores,
+        prediction=one.prediction,
+    )
+
+
+def _refusal(option: Option, rejection: Rejection) -> Candidate:
+    return Candidate(
+        place=option.view.place,
+        verdict="rejected",
+        state=option.view.state,
+        endpoint=option.view.endpoint,
+        num_ctx=option.num_ctx,
+        need_bytes=option.need_bytes,
+        rejection=rejection,
+    )
+
+
+def _worth_waiting_for(refused: list[tuple[Option, Rejection]]) -> tuple[Option, Rejection] | None:
+    """The candidate that only live leases keep out; the least memory first, when several are."""
+    waiting = [(option, rejection) for option, rejection in refused if rejection.leases_only]
+    return min(waiting, key=lambda pair: pair[0].need_bytes) if waiting else None
+
+
+def _retry_after_seconds(sight: Sight, refused: list[tuple[Option, Rejection]]) -> int:
+    """When asking again may help: the soonest lease end, retry or start among the refused; 1..120."""
+    soonest: list[float] = []
+    by_place = {view.place: view for view in sight.world.fleet.places}
+    for option, rejection in refused[:MAX_CANDIDATES]:
+        soonest += [
+            until - sight.now_seconds
+            for place in rejection.blockers
+            if (view := by_place.get(place)) and (until := view.leased_until_seconds)
+        ]
+        if option.view.retry_at_seconds > sight.now_seconds:
+            soonest.append(option.view.retry_at_seconds - sight.now_seconds)
+        if option.view.eta_seconds:
+            soonest.append(option.view.eta_seconds)
+    return max(1, min(120, round(min(soonest, default=DEFAULT_RETRY_SECONDS))))
+
+
+_hashes: dict[int, tuple[PolicySettings, str]] = {}
+
+
+def policy_hash(policy: PolicySettings) -> str:
+    """Four hex digits of its values: two decisions with the same ones were made by the same rules."""
+    known = _hashes.get(id(policy))
+    if known is None or known[0] is not policy:
+        if len(_hashes) > 8:
+            _hashes.clear()
+        known = (policy, hashlib.blake2b(repr(policy).encode(), digest_size=2).hexdigest())
+        _hashes[id(policy)] = known
+    return known[1]

@@ -1,0 +1,83 @@
+"""The words around a choice: confidence, reasons, and one sentence for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dispatcher.policy.predict import BLEND_SAMPLES
+from dispatcher.policy.sight import Sight
+from dispatcher.policy.words import Seconds
+from dispatcher.vocabulary.decision import Candidate, Confidence, Prediction, Reason
+from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.signal import Freshness
+
+USED_SIGNALS = ("host_memory_available_bytes", "host_cpu_busy_ratio")
+
+
+def confidence(sight: Sight, prediction: Prediction | None) -> Confidence:
+    """high: every signal used is fresh and the prediction rests on ≥ 5 samples; low: one is stale or unknown."""
+    snapshot = sight.world.snapshot
+    if snapshot.freshness is not Freshness.FRESH:
+        return "low"
+    readings = [snapshot.reading(name) for name in USED_SIGNALS]
+    if any(reading.value is None for reading in readings):
+        return "low"
+    stood_in = any(reading.source == "host" for reading in readings)
+    if stood_in or prediction is None or prediction.samples < BLEND_SAMPLES:
+        return "medium"
+    return "high"
+
+
+def reasons(sight: Sight) -> tuple[Reason, ...]:
+    """What a person should know about the ground this decision stands on."""
+    snapshot, fleet = sight.world.snapshot, sight.world.fleet
+    told = [
+        Reason(code=str(why), detail=f"{source} is failing ({why}); deciding on {snapshot.source} readings")
+        for source, why in snapshot.failing.items()
+    ]
+    if fleet.failing:
+        told.append(Reason(code="engine_unreachable", detail=f"{fleet.provider} cannot be asked: {fleet.failing}"))
+    memory = snapshot.reading("host_memory_available_bytes")
+    if snapshot.freshness is not Freshness.FRESH:
+        age = Seconds(max(0.0, sight.now_seconds - memory.at_seconds))
+        when = f"seen {age} ago" if memory.at_seconds else "never seen"
+        told.append(
+            Reason(
+                code=str(memory.unknown or "prom_stale"),
+                detail=f"free memory is {snapshot.freshness.value} ({when}); nothing is started on it",
+            )
+        )
+    for name in USED_SIGNALS:
+        reading = snapshot.reading(name)
+        if reading.value is None and snapshot.freshness is Freshness.FRESH:
+            told.append(Reason(code=str(reading.unknown), detail=f"{name} is unknown ({reading.unknown})"))
+    return tuple(told)
+
+
+def sentence(chosen: Candidate | None, candidates: Sequence[Candidate], sight: Sight) -> str:
+    """One sentence: what was chosen, how soon, and what stood against the more capable."""
+    request = sight.request
+    what = f"{request.complexity} {request.task} request"
+    if chosen is None or chosen.prediction is None:
+        return _no_model(candidates, what)
+    model = chosen.place.model
+    prediction = chosen.prediction
+    how = {PlaceState.READY: "is ready", PlaceState.STARTING: "is starting"}.get(chosen.state, "will be started")
+    if chosen.state is PlaceState.READY and prediction.load_seconds:
+        how = f"will reload with {chosen.num_ctx:,} tokens of context"
+    gone = f" after {', '.join(place.model for place in chosen.evicts)} makes room" if chosen.evicts else ""
+    text = f"{model} for this {what}: it {how}{gone} and should answer in {Seconds(prediction.total_seconds)}"
+    order = sight.models[model][0]
+    for better in candidates:
+        known = sight.models.get(better.place.model)
+        if better.rejection is not None and known is not None and known[0] > order:
+            if better.rejection.rule != "not_allowed":
+                return f"{text}; {better.place.model} would not do: {better.because}."
+    return text + "."
+
+
+def _no_model(candidates: Sequence[Candidate], what: str) -> str:
+    if not candidates:
+        return f"No model for this {what}: no place of the chain is known here."
+    told = "; ".join(f"{one.place.model}: {one.because}" for one in candidates[:3])
+    return f"No model for this {what} now: {told}."

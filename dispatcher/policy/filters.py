@@ -1,0 +1,309 @@
+"""Why a place will not do. Each filter answers None or a Rejection in words with numbers; `decide` keeps their order.
+
+`memory_short`, `cpu_busy`, `pressure_high` and `signal_unknown` refuse only what would have to be started or reloaded:
+what already answers is judged by how it answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dispatcher.policy.sight import Sight
+from dispatcher.policy.words import Bytes, Moment, Seconds
+from dispatcher.vocabulary.decision import Prediction, Rejection
+from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
+from dispatcher.vocabulary.profile import ModelFacts
+from dispatcher.vocabulary.signal import Freshness
+
+_LOST_FOR_NOW = {
+    PlaceState.DRAINING: "is draining",
+    PlaceState.STOPPING: "is stopping",
+    PlaceState.STUCK: "is stuck: it was told to stop and has not",
+}
+
+
+@dataclass(slots=True)
+class Option:
+    """A candidate while it is weighed: not frozen, because 2,000 of them are made per decision, and never kept.
+
+    must_start: from stopped, or a reload for more context. need_bytes: its footprint at num_ctx. own_bytes: what it
+    holds already, given back by its own reload.
+    """
+
+    view: PlaceView
+    facts: ModelFacts
+    num_ctx: int
+    must_start: bool
+    need_bytes: int
+    own_bytes: int = 0
+    evicts: tuple[Place, ...] = ()
+    prediction: Prediction | None = None
+
+
+def option_for(view: PlaceView, sight: Sight) -> Option | None:
+    """None for a model outside the chain. A place that holds enough context keeps it: no reload to shrink."""
+    known = sight.models.get(view.place.model)
+    if known is None:
+        return None
+    facts = known[2]
+    enough = view.num_ctx is not None and view.num_ctx >= sight.request.context_tokens
+    running = view.state in (PlaceState.READY, PlaceState.STARTING) and enough
+    num_ctx = view.num_ctx if running and view.num_ctx else min(sight.num_ctx, facts.context_max)
+    return Option(
+        view=view,
+        facts=facts,
+        num_ctx=num_ctx,
+        must_start=not running,
+        need_bytes=sight.world.profiles.footprint_bytes(facts.name, num_ctx, view.parallel)
+        if facts.name in sight.world.profiles.facts
+        else facts.predicted_footprint_bytes(num_ctx, view.parallel),
+        own_bytes=view.budget_bytes if view.state is PlaceState.READY else 0,
+    )
+
+
+def not_allowed(option: Option, sight: Sight) -> Rejection | None:
+    request, place = sight.request, option.view.place
+    if request.model not in ("auto", "") and place.model != request.model:
+        return Rejection(place=place, rule="not_allowed", template="{} was asked for by name", facts=(request.model,))
+    pinned = sight.world.fleet.pinned_model
+    if request.model in ("auto", "") and pinned is not None and place.model != pinned:
+        return Rejection(place=place, rule="not_allowed", template="{} is pinned", facts=(pinned,))
+    return None
+
+
+def lacks_capability(option: Option, sight: Sight) -> Rejection | None:
+    missing = sight.request.requires - option.facts.features
+    if not missing:
+        return None
+    words = (", ".join(sorted(missing)), ", ".join(sorted(option.facts.features)) or "nothing special")
+    return Rejection(
+        place=option.view.place, rule="lacks_capability", template="cannot do {}; its features: {}", facts=words
+    )
+
+
+def context_too_long(option: Option, sight: Sight) -> Rejection | None:
+    need = sight.request.context_tokens
+    if need <= option.facts.context_max:
+        return None
+    return Rejection(
+        place=option.view.place,
+        rule="context_too_long",
+        template="needs {:,} tokens of context ({:,} prompt + {:,} answer), the model takes {:,}",
+        facts=(need, sight.request.prompt_tokens, sight.request.output_tokens, option.facts.context_max),
+    )
+
+
+def unavailable(option: Option, sight: Sight) -> Rejection | None:
+    """Draining, stopping, stuck, silent, not installed, promised away, or in use with another context."""
+    view, now = option.view, sight.now_seconds
+    told = _not_usable(view, now, sight.request.id)
+    if told is not None:
+        return Rejection(place=view.place, rule="unavailable", template=told[0], facts=told[1])
+    if option.must_start and sight.world.fleet.failing:
+        return Rejection(
+            place=view.place,
+            rule="unavailable",
+            template="would have to be started, and the engine cannot be asked: {}",
+            facts=(sight.world.fleet.failing,),
+        )
+    if option.must_start and view.state is PlaceState.READY and (view.busy or view.leases):
+        return Rejection(
+            place=view.place,
+            rule="unavailable",
+            template="is in use with {:,} tokens of context; a reload to {:,} waits until it is not",
+            facts=(view.num_ctx or 0, option.num_ctx),
+            leases_only=view.leases > 0,
+            blockers=(view.place,),
+        )
+    if option.must_start and view.state is PlaceState.STARTING:
+        return Rejection(
+            place=view.place,
+            rule="unavailable",
+            template="is starting with {:,} tokens of context, this needs {:,}",
+            facts=(view.num_ctx or 0, sight.request.context_tokens),
+        )
+    return None
+
+
+def _not_usable(view: PlaceView, now: float, request_id: str) -> tuple[str, tuple[object, ...]] | None:
+    if view.state in _LOST_FOR_NOW:
+        return _LOST_FOR_NOW[view.state], ()
+    if view.installed is False:
+        return "the model is not installed there: ollama pull {}", (view.place.model,)
+    if view.endpoint is None:
+        return "no address that a caller can reach: {}", (view.because or "no published port, no label",)
+    if not view.answers and view.state is PlaceState.READY:
+        return "its engine is silent: {}", (view.because or "no answer",)
+    if view.taken_by is not None:
+        return "is making room for {}", (view.taken_by.model,)
+    claimed = view.claimed_by not in (None, request_id) and (view.claimed_until_seconds or 0.0) > now
+    if claimed and view.claimed_for is not None:
+        return "takes no new leases until {}: {} waits for its memory", (
+            Moment(view.claimed_until_seconds or now),
+            view.claimed_for.model,
+        )
+    if view.state is PlaceState.STOPPED and view.retry_at_seconds > now:
+        return "its last start failed ({}), the next try is at {}", (view.because, Moment(view.retry_at_seconds))
+    return None
+
+
+def quarantined(option: Option, sight: Sight) -> Rejection | None:
+    if option.view.state is not PlaceState.QUARANTINED:
+        return None
+    return Rejection(
+        place=option.view.place,
+        rule="quarantined",
+        template="failed too often, quarantined until {}: {}",
+        facts=(Moment(option.view.retry_at_seconds), option.view.because),
+    )
+
+
+def breaker_open(option: Option, sight: Sight) -> Rejection | None:
+    if option.view.breaker != "open":
+        return None
+    return Rejection(place=option.view.place, rule="breaker_open", template="its breaker is open: it failed too often")
+
+
+def memory_short(option: Option, sight: Sight) -> Rejection | None:
+    """Does not fit even if every evictable place were stopped. Where it fits, `option.evicts` says who has to go."""
+    if not option.must_start:
+        return None
+    place, need = option.view.place, option.need_bytes
+    limit = option.view.limit_bytes
+    if limit is not None and need > limit:
+        return Rejection(
+            place=place,
+            rule="memory_short",
+            template="needs {} at {:,} tokens of context, its container is limited to {}",
+            facts=(Bytes(need), option.num_ctx, Bytes(limit)),
+        )
+    if sight.free_bytes is None:
+        return None  # signal_unknown says so
+    policy = sight.settings.policy
+    latched = f"memory_short:{place.server}/{place.model}" in sight.world.snapshot.latches
+    wanted = need * (policy.memory_leave_ratio if latched else policy.memory_enter_ratio)
+    free = sight.free_bytes + option.own_bytes
+    victims = sight.victims(wanted - free, option.view)
+    if victims is not None:
+        option.evicts = tuple(view.place for view in victims)
+        return None
+    evictable = sum(view.budget_bytes for view in sight.evictable if view.place != place)
+    return _shortage(option, sight, wanted, free + evictable)
+
+
+def _shortage(option: Option, sight: Sight, wanted: float, free: int) -> Rejection:
+    """In numbers, and with the leases in the way by name."""
+    template = "needs {}, {} free after the reserve"
+    facts: tuple[object, ...] = (Bytes(option.need_bytes), Bytes(free))
+    if free < option.need_bytes:
+        template, facts = template + ", short {}", (*facts, Bytes(option.need_bytes - free))
+    else:
+        template, facts = template + ", {} wanted to be safe", (*facts, Bytes(int(wanted)))
+    short = wanted - free
+    blockers: list[Place] = []
+    for view in sight.leased:
+        if short <= 0:
+            break
+        if view.place == option.view.place:
+            continue
+        until = Moment(view.leased_until_seconds) if view.leased_until_seconds else "it is ready and has been used"
+        template, facts = (
+            template + "; {} ({}) is leased until {}",
+            (
+                *facts,
+                view.place.model,
+                Bytes(view.budget_bytes),
+                until,
+            ),
+        )
+        blockers.append(view.place)
+        short -= view.budget_bytes
+    return Rejection(
+        place=option.view.place,
+        rule="memory_short",
+        template=template,
+        facts=facts,
+        leases_only=bool(blockers) and short <= 0,
+        blockers=tuple(blockers) if short <= 0 else (),
+    )
+
+
+def cpu_busy(option: Option, sight: Sight) -> Rejection | None:
+    if not option.must_start or "cpu_busy" not in sight.world.snapshot.latches:
+        return None
+    busy = sight.world.snapshot.reading("host_cpu_busy_ratio").value
+    return Rejection(
+        place=option.view.place,
+        rule="cpu_busy",
+        template="would have to be started while others keep the CPU busy (host at {}); below {:.0%} it may",
+        facts=(f"{busy:.0%}" if busy is not None else "an unknown load", sight.settings.policy.cpu_leave_ratio),
+    )
+
+
+def pressure_high(option: Option, sight: Sight) -> Rejection | None:
+    if not option.must_start:
+        return None
+    latches = sight.world.snapshot.latches
+    for latch, words in (
+        ("memory_hard", "the host is at its hard memory limit"),
+        ("pressure_full", "the host stalls on memory"),
+        ("pressure_high", "the host is under memory pressure"),
+    ):
+        if latch in latches:
+            available = sight.world.snapshot.reading("host_memory_available_bytes").value
+            told = Bytes(int(available)) if available is not None else "an unknown amount"
+            return Rejection(
+                place=option.view.place,
+                rule="pressure_high",
+                template="would have to be started, and {} ({} available)",
+                facts=(words, told),
+            )
+    return None
+
+
+def signal_unknown(option: Option, sight: Sight) -> Rejection | None:
+    """Unknown freezes: nothing is started on memory nobody has seen lately."""
+    if not option.must_start:
+        return None
+    memory = sight.world.snapshot.reading("host_memory_available_bytes")
+    if sight.world.snapshot.freshness is not Freshness.FRESH and sight.world.fleet.capacity_bytes is not None:
+        age = Seconds(max(0.0, sight.now_seconds - memory.at_seconds)) if memory.at_seconds else "never seen"
+        return Rejection(
+            place=option.view.place,
+            rule="signal_unknown",
+            template="would have to be started, and the host's free memory is {} ({})",
+            facts=(sight.world.snapshot.freshness.value, memory.unknown or age),
+        )
+    if sight.free_bytes is None:
+        why = memory.unknown if memory.value is None else "the host's total memory is unknown"
+        return Rejection(
+            place=option.view.place, rule="signal_unknown", template="free memory is unknown ({})", facts=(why,)
+        )
+    return None
+
+
+def too_slow_for_deadline(option: Option, sight: Sight) -> Rejection | None:
+    deadline, prediction = sight.request.deadline_seconds, option.prediction
+    if deadline is None or prediction is None:
+        return None
+    left = deadline - (sight.now_seconds - sight.request.at_seconds)
+    if prediction.total_seconds <= left:
+        return None
+    return Rejection(
+        place=option.view.place,
+        rule="too_slow_for_deadline",
+        template="{} predicted (wait {}, load {}), {} left of the deadline",
+        facts=(
+            Seconds(prediction.total_seconds),
+            Seconds(prediction.wait_seconds),
+            Seconds(prediction.evict_seconds + prediction.load_seconds),
+            Seconds(max(0.0, left)),
+        ),
+    )
+
+
+def reservation_lost(option: Option, sight: Sight) -> Rejection | None:
+    words = sight.world.lost.get(option.view.place)
+    if words is None:
+        return None
+    return Rejection(place=option.view.place, rule="reservation_lost", template="{}", facts=(words,))

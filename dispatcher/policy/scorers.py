@@ -1,0 +1,76 @@
+"""How good a surviving place is, in 0..1: capability for the task, performance, health; and how the three weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dispatcher.policy.filters import Option
+from dispatcher.policy.sight import Sight
+from dispatcher.vocabulary.decision import Prediction, Scores
+from dispatcher.vocabulary.profile import ModelFacts, Success
+from dispatcher.vocabulary.request import Request
+from dispatcher.vocabulary.settings import PolicySettings
+
+# What each task asks of a model, as shares of the seven declared capabilities. Speed is not among them: how fast an
+# answer comes is predicted and scored as performance, once.
+TASK_NEEDS: Mapping[str, Mapping[str, float]] = {
+    "coding": {"code_generation": 0.7, "reasoning": 0.2, "accuracy": 0.1},
+    "architecture": {"reasoning": 0.5, "code_analysis": 0.3, "documentation": 0.2},
+    "testing": {"code_generation": 0.4, "code_analysis": 0.4, "accuracy": 0.2},
+    "debugging": {"code_analysis": 0.6, "reasoning": 0.3, "accuracy": 0.1},
+    "documentation": {"documentation": 0.8, "accuracy": 0.2},
+    "analysis": {"reasoning": 0.5, "accuracy": 0.5},
+    "summarization": {"documentation": 0.5, "accuracy": 0.5},
+    "planning": {"reasoning": 0.7, "creativity": 0.3},
+    "general": {"reasoning": 0.4, "accuracy": 0.4, "creativity": 0.2},
+}
+UNDECLARED_CAPABILITY = 0.5  # a capability a model does not declare counts as neither good nor bad
+
+
+def capability(facts: ModelFacts, task: str) -> float:
+    needs = TASK_NEEDS[task]
+    return sum(share * facts.capabilities.get(name, UNDECLARED_CAPABILITY) for name, share in needs.items())
+
+
+def performance(prediction: Prediction, success: Success, policy: PolicySettings) -> float:
+    """success × 1 / (1 + predicted seconds / 5); success without samples counts 0.95 (numbers.md)."""
+    rate = (success.ok + 5 * policy.prior_success_ratio) / (success.n + 5)  # the one blend: n / (n + 5)
+    return rate / (1 + prediction.total_seconds / policy.responsive_seconds)
+
+
+def health(option: Option, success: Success, policy: PolicySettings) -> float:
+    """1 healthy; 0.5 degraded: half-open, or success below 0.9 over enough samples; 0 unhealthy."""
+    if option.view.breaker == "open":
+        return 0.0
+    poor = success.n >= policy.health_min_samples and success.ok < 0.9 * success.n
+    return 0.5 if poor or option.view.breaker == "half_open" else 1.0
+
+
+def scores(option: Option, prediction: Prediction, sight: Sight) -> Scores:
+    policy = sight.settings.policy
+    success = sight.world.profiles.success.get((option.facts.name, sight.request.task), _NO_SUCCESS)
+    return Scores(
+        capability=capability(option.facts, sight.request.task),
+        performance=performance(prediction, success, policy),
+        health=health(option, success, policy),
+    )
+
+
+_NO_SUCCESS = Success()
+
+
+def weights(request: Request, policy: PolicySettings) -> tuple[float, float, float]:
+    """capability, performance, health: by complexity, shifted by what the caller prefers; they sum to 1."""
+    by_complexity = {"simple": policy.weights_simple, "complex": policy.weights_complex}
+    able, fast, well = by_complexity.get(request.complexity, policy.weights_moderate)
+    if request.prefer == "speed":
+        shift = min(able, policy.prefer_shift_ratio)
+        return able - shift, fast + shift, well
+    if request.prefer == "quality":
+        shift = min(fast, policy.prefer_shift_ratio)
+        return able + shift, fast - shift, well
+    return able, fast, well
+
+
+def total(given: Scores, weighed: tuple[float, float, float]) -> float:
+    return given.capability * weighed[0] + given.performance * weighed[1] + given.health * weighed[2]

@@ -1,0 +1,119 @@
+"""What one decision looks at: the world, worked out once for all candidates. Nothing here weighs or refuses."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from dispatcher.control.ledger import free_bytes
+from dispatcher.vocabulary.fleet import PlaceState, PlaceView
+from dispatcher.vocabulary.profile import ModelFacts
+from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, Request
+from dispatcher.vocabulary.settings import ModelSettings, Settings
+from dispatcher.vocabulary.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """num_ctx: the smallest rung that holds the request, None when none does (then each model's own maximum decides).
+
+    free_bytes: as control.ledger.free_bytes, with nothing evicted; None: unknown. evictable: in the order they would
+    go; evictable_bytes: running sums of their budgets, one longer, starting at 0. leased_bytes: of what would be
+    evictable, were it not for live leases.
+    """
+
+    request: Request
+    world: World
+    settings: Settings
+    now_seconds: float
+    num_ctx: int
+    free_bytes: int | None
+    evictable: tuple[PlaceView, ...]
+    evictable_bytes: tuple[int, ...]
+    leased: tuple[PlaceView, ...]
+    leased_bytes: int
+    models: dict[str, tuple[int, ModelSettings, ModelFacts]]  # name → (position in the chain, settings, facts)
+    slowdown_ratio: float  # 1 − steal − busy share of others, at least 0.1
+    nothing_runs: bool
+
+    def victims(self, short_bytes: float, grantee: PlaceView) -> tuple[PlaceView, ...] | None:
+        """The first of the evictable, in their order, that free at least `short_bytes`, without those that would
+        not have been needed; None when all together do not. A grantee that reloads is not its own victim here:
+        what it holds is counted as free before."""
+        if short_bytes <= 0:
+            return ()
+        evictable, sums = self.evictable, self.evictable_bytes
+        if grantee.state is PlaceState.READY:
+            evictable = tuple(view for view in evictable if view is not grantee)
+            sums = (0, *accumulate(view.budget_bytes for view in evictable))
+        count = bisect_left(sums, short_bytes)
+        if count >= len(sums):
+            return None
+        return _needed(evictable[:count], short_bytes)
+
+
+def _needed(victims: Sequence[PlaceView], short_bytes: float) -> tuple[PlaceView, ...]:
+    """Spares, the most worth keeping first, every victim whose memory is not needed after all."""
+    spare = sum(view.budget_bytes for view in victims) - short_bytes
+    kept = list(victims)
+    for view in sorted(victims, key=lambda view: -view.keep_priority):
+        if view.budget_bytes <= spare:
+            spare -= view.budget_bytes
+            kept.remove(view)
+    return tuple(kept)
+
+
+def rung_for(context_tokens: int) -> int:
+    """The smallest of 4,096 … 32,768 that holds prompt and answer; beyond them, what is asked, in steps of 4,096."""
+    for rung in CONTEXT_RUNGS_TOKENS:
+        if context_tokens <= rung:
+            return rung
+    return -(-context_tokens // 4096) * 4096
+
+
+def see(request: Request, world: World, settings: Settings, now_seconds: float) -> Sight:
+    views = world.fleet.places
+    evictable = sorted(
+        (view for view in views if view.evictable(now_seconds) and view.claimed_by in (None, request.id)),
+        key=lambda view: (view.keep_priority, view.used_at_seconds, view.place),
+    )
+    leased = tuple(
+        sorted(
+            (view for view in views if view.leases and view.taken_by is None and not view.pinned),
+            key=lambda view: (view.leased_until_seconds or now_seconds + 900, view.place),
+        )
+    )
+    return Sight(
+        request=request,
+        world=world,
+        settings=settings,
+        now_seconds=now_seconds,
+        num_ctx=rung_for(request.context_tokens),
+        free_bytes=free_bytes(world.fleet, world.snapshot, now_seconds),
+        evictable=tuple(evictable),
+        evictable_bytes=(0, *accumulate(view.budget_bytes for view in evictable)),
+        leased=leased,
+        leased_bytes=sum(view.budget_bytes for view in leased),
+        models={
+            model.name: (index, model, world.profiles.facts.get(model.name) or model.facts())
+            for index, model in enumerate(settings.models)
+        },
+        slowdown_ratio=slowdown_ratio(world, settings),
+        nothing_runs=not any(view.state is PlaceState.READY for view in views),
+    )
+
+
+def slowdown_ratio(world: World, settings: Settings) -> float:
+    """The share of the host that a model may expect: 1 − steal − busy share of others (numbers.md), in 0.1..1."""
+    busy = world.snapshot.reading("host_cpu_busy_ratio").value or 0.0
+    steal = world.snapshot.reading("host_cpu_steal_ratio").value or 0.0
+    return min(1.0, max(0.1, 1.0 - steal - max(0.0, busy - own_share_ratio(world))))
+
+
+def own_share_ratio(world: World) -> float:
+    """The share of the host's CPU that our own places use; 0 where nobody knows."""
+    cores = sum(view.cpu_cores.value or 0.0 for view in world.fleet.places)
+    count = world.snapshot.reading("host_cpu_count").value or world.fleet.host_cpu_count
+    return cores / count if count else 0.0

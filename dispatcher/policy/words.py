@@ -1,0 +1,35 @@
+"""Numbers as a person reads them. They become text when a sentence is read, not when a candidate is weighed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_GIB = 1024**3
+_MIB = 1024**2
+
+
+class Bytes(int):
+    """`5.4 GiB`, or `312 MiB` below one."""
+
+    def __str__(self) -> str:
+        return f"{self / _GIB:.1f} GiB" if abs(self) >= _GIB else f"{self / _MIB:.0f} MiB"
+
+
+class Moment(float):
+    """Unix seconds as `14:02:10` (UTC)."""
+
+    def __str__(self) -> str:
+        return datetime.fromtimestamp(float(self), UTC).strftime("%H:%M:%S")
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+
+class Seconds(float):
+    """`6.1 s`, or `4 min` from two minutes on."""
+
+    def __str__(self) -> str:
+        return f"{self / 60:.0f} min" if self >= 120 else f"{float(self):.1f} s"
+
+    def __format__(self, spec: str) -> str:
+        return str(self)

@@ -1,0 +1,97 @@
+"""Events with valid defaults, for the rooms that read the stream: history, tally, exporter."""
+
+from __future__ import annotations
+
+import json
+
+from dispatcher.vocabulary.action import Start, Stop
+from dispatcher.vocabulary.decision import Candidate, Decision, Prediction, Rejection
+from dispatcher.vocabulary.event import Acted, Completed, Decided, Leased, Sampled
+from dispatcher.vocabulary.fleet import Place, PlaceState
+from tests.builders import LLAMA, NOW, QWEN, a_lease, a_request, a_snapshot
+
+
+def a_prediction(**changes) -> Prediction:
+    defaults = {
+        "wait_seconds": 0.0,
+        "evict_seconds": 0.0,
+        "load_seconds": 0.0,
+        "first_token_seconds": 1.0,
+        "decode_seconds": 9.0,
+        "tokens_per_second": 20.0,
+        "source": "prior",
+    }
+    return Prediction(**{**defaults, **changes})
+
+
+def a_candidate(place: Place = LLAMA, **changes) -> Candidate:
+    defaults = {
+        "place": place,
+        "verdict": "chosen",
+        "state": PlaceState.READY,
+        "endpoint": "http://127.0.0.1:21000",
+        "num_ctx": 4096,
+        "prediction": a_prediction(),
+    }
+    return Candidate(**{**defaults, **changes})
+
+
+def a_rejected(place: Place = QWEN, rule: str = "memory_short") -> Candidate:
+    rejection = Rejection(place=place, rule=rule, template="short {}", facts=("1 GiB",))
+    return a_candidate(place, verdict="rejected", rejection=rejection, prediction=None)
+
+
+def a_decision(id: str = "d-1", place: Place | None = LLAMA, request: dict | None = None, **changes) -> Decision:
+    chosen = None if place is None else a_candidate(place)
+    candidates = (a_rejected(),) if chosen is None else (chosen, a_rejected())
+    asked = a_request(id=id, task="coding", agent="digest", **(request or {}))
+    return Decision(**{"request": asked, "at_seconds": NOW, "chosen": chosen, "candidates": candidates, **changes})
+
+
+def a_decided(id: str = "d-1", place: Place | None = LLAMA, request: dict | None = None, **changes) -> Decided:
+    at_seconds = changes.pop("at_seconds", NOW)
+    defaults = {
+        "at_seconds": at_seconds,
+        "decision": a_decision(id, place, request, at_seconds=at_seconds),
+        "outcome": "none" if place is None else "chosen",
+        "decide_seconds": 0.0004,
+    }
+    return Decided(**{**defaults, **changes})
+
+
+def a_completed(id: str = "d-1", place: Place | None = LLAMA, **changes) -> Completed:
+    defaults = {
+        "at_seconds": NOW,
+        "decision_id": id,
+        "model": "nobody" if place is None else place.model,
+        "place": place,
+        "task": "coding",
+        "agent": "digest",
+        "status": "ok",
+        "duration_seconds": 8.0,
+        "predicted_seconds": 10.0,
+    }
+    return Completed(**{**defaults, **changes})
+
+
+def a_start(place: Place = LLAMA, **changes) -> Acted:
+    action = Start(place=place, num_ctx=4096, cause="leased")
+    return Acted(**{"at_seconds": NOW, "action": action, "ok": True, "seconds": 5.0, "load_seconds": 4.0, **changes})
+
+
+def a_stop(place: Place = LLAMA, cause: str = "idle", **changes) -> Acted:
+    return Acted(**{"at_seconds": NOW, "action": Stop(place=place, cause=cause), "ok": True, "seconds": 1.5, **changes})
+
+
+def a_leased(what: str = "granted", place: Place = LLAMA, at_seconds: float = NOW, **lease) -> Leased:
+    return Leased(at_seconds=at_seconds, lease=a_lease(place, **lease), what=what)
+
+
+def a_sampled(at_seconds: float = NOW, **changes) -> Sampled:
+    return Sampled(**{"at_seconds": at_seconds, "snapshot": a_snapshot(), "poll_seconds": 0.02, **changes})
+
+
+def as_json(decision: Decision) -> bytes:
+    """A stand-in for the api's own encoding: enough to tell decisions apart."""
+    model = None if decision.chosen is None else decision.chosen.place.model
+    return json.dumps({"decision_id": decision.id, "model": model, "task": decision.request.task}).encode()

@@ -1,0 +1,178 @@
+"""What the Docker provider does when Docker hangs, breaks or talks nonsense: it says so in time, and recovers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
+from dispatcher.lifecycle.docker_calls import MAX_CALLS
+from dispatcher.lifecycle.docker_provider import DockerProvider
+from dispatcher.vocabulary.engine import EngineSeen
+from dispatcher.vocabulary.fleet import Place
+from dispatcher.vocabulary.settings import LifecycleSettings
+from tests.lifecycle.sick_docker import SickDocker
+
+PHI = Place(server="docker:phi", model="phi3:mini")
+
+
+async def nobody_answers(endpoint: str, *, deadline_seconds: float, details: bool) -> EngineSeen:
+    return EngineSeen(at_seconds=0.0, reachable=False, because="nobody is there")
+
+
+@pytest.fixture
+async def docker(tmp_path):
+    async with SickDocker(tmp_path / "docker.sock") as sick:
+        yield sick
+
+
+@pytest.fixture
+async def provider(docker):
+    settings = LifecycleSettings(
+        docker_url=docker.url,
+        list_timeout_seconds=0.5,
+        start_timeout_seconds=0.5,
+        stop_timeout_seconds=1.5,
+        stop_grace_seconds=1.0,
+    )
+    provider = DockerProvider(settings, nobody_answers)
+    yield provider
+    await provider.close()
+
+
+@pytest.mark.parametrize("mood", ["silent", "broken", "dribbling", "garbage"])
+@pytest.mark.parametrize("connected", [False, True], ids=["from the start", "after it was well"])
+async def test_a_docker_that_does_not_answer_is_unreachable_in_time_and_then_recovers(
+    docker, provider, mood, connected
+):
+    docker.declare("phi", "phi3:mini")
+    if connected:
+        await provider.list()
+
+    docker.mood = mood
+    for ask in (provider.list, lambda: provider.start(PHI), lambda: provider.stop(PHI)):
+        with pytest.raises(EngineUnreachable):
+            async with asyncio.timeout(5):  # ten times its own deadline
+                await ask()
+
+    docker.mood = "well"
+    assert [PHI] == [seen.place for seen in await provider.list()]
+
+
+async def test_a_socket_that_is_not_there_is_unreachable(tmp_path):
+    provider = DockerProvider(LifecycleSettings(docker_url=f"unix://{tmp_path}/none.sock"), nobody_answers)
+
+    with pytest.raises(EngineUnreachable, match="docker version"):
+        await provider.list()
+
+    await provider.close()
+
+
+async def test_calls_that_hang_are_counted_and_bounded(docker, provider):
+    docker.mood = "dribbling"
+    for _ in range(MAX_CALLS + 2):
+        with contextlib.suppress(EngineUnreachable):
+            await provider.list()
+
+    assert MAX_CALLS == provider.abandoned_threads
+
+
+async def test_threads_come_back_when_the_engine_that_hung_is_restarted(tmp_path):
+    provider = DockerProvider(
+        LifecycleSettings(docker_url=f"unix://{tmp_path}/docker.sock", list_timeout_seconds=0.2), nobody_answers
+    )
+    async with SickDocker(tmp_path / "docker.sock") as docker:
+        docker.mood = "dribbling"
+        for _ in range(MAX_CALLS + 1):
+            with contextlib.suppress(EngineUnreachable):
+                await provider.list()
+    async with asyncio.timeout(5):
+        while provider.abandoned_threads:  # noqa: ASYNC110  # threads end in their own time; nothing tells of it
+            await asyncio.sleep(0.01)
+
+    (tmp_path / "docker.sock").unlink(missing_ok=True)
+    async with SickDocker(tmp_path / "docker.sock"):
+        assert [] == await provider.list()
+
+    await provider.close()
+
+
+async def test_one_container_that_docker_does_not_inspect_is_listed_from_its_row_beside_the_others(docker, provider):
+    docker.declare("llama", "llama3.2:3b", status="running")
+    docker.declare("phi", "phi3:mini")
+    docker.silent_inspections.add("llama")
+
+    llama, phi = await provider.list()
+
+    assert (True, None, None) == (llama.running, llama.answers, llama.endpoint)
+    assert "inspect llama" in llama.because
+    assert phi.because.startswith("exited with exit code 0; no endpoint: publish a port")
+
+
+async def test_a_container_that_vanishes_between_list_and_inspect_is_left_out(docker, provider):
+    docker.declare("llama", "llama3.2:3b")
+    docker.declare("phi", "phi3:mini")
+    del docker.inspected["phi"]
+
+    assert ["docker:llama"] == [seen.place.server for seen in await provider.list()]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param({}, id="labels gone"),
+        pytest.param({"dispatcher.managed": "true", "dispatcher.model": "qwen2.5:7b"}, id="another model"),
+        pytest.param({"dispatcher.managed": "false", "dispatcher.model": "phi3:mini"}, id="no longer managed"),
+        pytest.param(None, id="no labels at all"),
+    ],
+)
+async def test_a_container_whose_labels_changed_since_the_list_is_not_touched(docker, provider, labels):
+    docker.declare("phi", "phi3:mini")
+    (seen,) = await provider.list()
+    docker.inspected["phi"]["Config"] = {"Labels": labels}
+
+    for ask in (provider.start(seen.place), provider.stop(seen.place), provider.load(seen.place, 4096)):
+        with pytest.raises(PlaceNotOurs):
+            await ask
+
+    assert not [asked for asked in docker.asked if asked.startswith("POST")]
+
+
+async def test_a_container_found_by_the_beginning_of_its_id_is_not_the_place(docker, provider):
+    docker.declare("phi", "phi3:mini")
+    docker.inspected["phi"]["Name"] = "/somebody-elses"
+
+    with pytest.raises(PlaceNotOurs):
+        await provider.start(PHI)
+
+    assert not [asked for asked in docker.asked if asked.startswith("POST")]
+
+
+async def test_a_proxy_that_forbids_an_action_is_a_refusal_in_its_own_words(docker, provider):
+    docker.declare("phi", "phi3:mini")
+    docker.mood = "forbidding"
+
+    with pytest.raises(EngineRefused, match="not allowed by the proxy") as refused:
+        await provider.start(PHI)
+
+    assert 403 == refused.value.status
+
+
+async def test_a_stopped_place_is_not_loaded(docker, provider):
+    docker.declare("phi", "phi3:mini")
+
+    with pytest.raises(EngineRefused, match="exited with exit code 0"):
+        await provider.load(PHI, 4096)
+
+
+async def test_closing_while_docker_is_silent_does_not_wait_for_it(docker, provider):
+    docker.mood = "silent"
+    waking = asyncio.create_task(provider.wake())
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await provider.close()
+
+    waking.cancel()
