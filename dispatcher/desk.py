@@ -80,24 +80,42 @@ class Desk:
             decision, lease, took = self._reserve(request, lost)
             if decision.chosen is None and decision.wait_for is not None and _may_wait(request):
                 decision, lease, took = await self._wait_for_leases(request, decision, lost, until)
-            selected = await self._promised(decision, lease)
-            self._emit(
-                Decided(
-                    at_seconds=self._clock.now_seconds(),
-                    decision=selected.decision,
-                    outcome=_outcome(selected.decision, bool(lost)),
-                    decide_seconds=took,
-                    lease_id=lease.id if lease else None,
-                )
-            )
-            if lease is None or selected.state is PlaceState.READY or not _may_wait(request):
-                return selected
-            status = await self._until_ready(lease, until)
-            if status is None or status.ended not in ("start_failed", "withdrawn"):
+            try:
+                selected, status = await self._settled(request, decision, lease, took, until, again=bool(lost))
+            except BaseException:  # cancelled above all: the caller left, and nobody else knows of this lease
+                if lease is not None:
+                    self._fleet.end(lease.id, "returned")
+                raise
+            if lease is None or status is None or status.ended not in ("start_failed", "withdrawn"):
                 return _as_of(selected, status)
             lost[lease.place] = f"it was chosen and could not be started ({status.ended})"
             if self._clock.now_seconds() >= until:
                 return replace(selected, lease=None, state=PlaceState.STOPPED, eta_seconds=None)
+
+    async def _settled(
+        self,
+        request: Request,
+        decision: Decision,
+        lease: Lease | None,
+        took: float,
+        until_seconds: float,
+        *,
+        again: bool,
+    ) -> tuple[Selected, LeaseStatus | None]:
+        """Recorded, told, and waited for where its place is not ready; a status only when there was a wait."""
+        selected = await self._promised(decision, lease)
+        self._emit(
+            Decided(
+                at_seconds=self._clock.now_seconds(),
+                decision=selected.decision,
+                outcome=_outcome(selected.decision, again),
+                decide_seconds=took,
+                lease_id=lease.id if lease else None,
+            )
+        )
+        if lease is None or selected.state is PlaceState.READY or not _may_wait(request):
+            return selected, None
+        return selected, await self._fleet.ready(lease.id, until_seconds)
 
     def _request(self, asked: Asked) -> Request:
         return classify(asked, request_id=f"d-{uuid4().hex[:16]}", at_seconds=self._clock.now_seconds())
@@ -116,10 +134,14 @@ class Desk:
             decision, took = self._decide(request, refused)
             spent += took
             chosen = decision.chosen
-            if chosen is None or request.dry_run or (not request.start and chosen.state is not PlaceState.READY):
+            if chosen is None or request.dry_run or not (request.start or _state_of(chosen)[0] is PlaceState.READY):
                 return decision, None, spent
             lease = self._fleet.reserve(
-                chosen.place, chosen.num_ctx, chosen.evicts, request.id, _lease_seconds(request, chosen, self._settings())
+                chosen.place,
+                chosen.num_ctx,
+                chosen.evicts,
+                request.id,
+                _lease_seconds(request, chosen, self._settings()),
             )
             if isinstance(lease, Lease):
                 return decision, lease, spent
@@ -131,27 +153,25 @@ class Desk:
         """Only live leases keep its last candidate out: it waits, and their places take no new ones meanwhile.
 
         Bounded by the caller's patience and by the longest lease alive when it began, so that it cannot be starved by
-        a stream of small requests, nor starve them for longer than that.
+        a stream of small requests, nor starve them for longer than that. A place whose lease has ended may look busy
+        until its CPU is read again: the wait goes on, and looks again as often as places are looked at.
         """
-        spent = 0.0
+        spent, lease = 0.0, None
+        look_seconds = self._settings().lifecycle.reconcile_interval_seconds
         try:
-            while decision.chosen is None and (blocked := decision.wait_for) is not None:
-                assert blocked.rejection is not None
-                bound = min(until_seconds, self._longest_lease_seconds(blocked.rejection.blockers))
-                self._fleet.claim(
-                    Claim(
-                        place=blocked.place,
-                        victims=blocked.rejection.blockers,
-                        decision_id=request.id,
-                        until_seconds=bound,
+            while decision.chosen is None:
+                if (blocked := decision.wait_for) is not None and blocked.rejection is not None:
+                    victims = blocked.rejection.blockers
+                    until_seconds = min(until_seconds, self._longest_lease_seconds(victims))
+                    self._fleet.claim(
+                        Claim(place=blocked.place, victims=victims, decision_id=request.id, until_seconds=until_seconds)
                     )
-                )
-                until_seconds = bound
-                if not await self._fleet.changed(bound):
-                    decision, lease, took = self._reserve(request, lost)
-                    return decision, lease, spent + took
+                now = self._clock.now_seconds()
+                await self._fleet.changed(min(until_seconds, now + look_seconds))
                 decision, lease, took = self._reserve(request, lost)
                 spent += took
+                if self._clock.now_seconds() >= until_seconds:
+                    break
             return decision, lease, spent
         finally:
             self._fleet.unclaim(request.id)
@@ -184,9 +204,6 @@ class Desk:
         return Selected(
             decision=decision, lease=lease, state=state, eta_seconds=eta, endpoint=chosen.endpoint, durable=durable
         )
-
-    async def _until_ready(self, lease: Lease, until_seconds: float) -> LeaseStatus | None:
-        return await self._fleet.ready(lease.id, until_seconds)
 
 
 def _patience_seconds(request: Request) -> float:

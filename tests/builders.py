@@ -53,7 +53,14 @@ def a_place_view(place: Place = LLAMA, **changes) -> PlaceView:
 def a_ready_view(place: Place = LLAMA, **changes) -> PlaceView:
     budget = some_profiles().footprint_bytes(place.model, changes.get("num_ctx", 4096))
     return a_place_view(
-        place, **{"state": PlaceState.READY, "num_ctx": 4096, "budget_bytes": budget, "ready_at_seconds": NOW - 3000, **changes}
+        place,
+        **{
+            "state": PlaceState.READY,
+            "num_ctx": 4096,
+            "budget_bytes": budget,
+            "ready_at_seconds": NOW - 3000,
+            **changes,
+        },
     )
 
 

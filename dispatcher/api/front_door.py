@@ -1,7 +1,7 @@
 """What every request passes before a route sees it, in one pure ASGI layer: who may come in, and what errors become.
 
-Pure ASGI, because a wrapping middleware hides the client's disconnect. Every answer leaves with X-Request-Id; no log line
-carries a query string, a body or a header's value.
+Pure ASGI, because a wrapping middleware hides the client's disconnect. Every answer leaves with X-Request-Id; no log
+line carries a query string, a body or a header's value.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def rules_of(server: ServerSettings, environment: Mapping[str, str]) -> Rules:
         return Rules(hosts=frozenset(hosts), key_hash=None)
     key = environment.get(server.key_env, "")
     if not key:
-        told = f"server.key_env: the environment variable {server.key_env} is empty or not set; export it, or remove key_env"
-        raise ConfigurationInvalid([told])
+        told = f"the environment variable {server.key_env} is empty or not set; export it, or remove key_env"
+        raise ConfigurationInvalid([f"server.key_env: {told}"])
     return Rules(hosts=frozenset(hosts), key_hash=sha256(key.encode()).digest())
 
 
 class FrontDoor:
-    """settings: read per request, so that a reload is in force at once. The key's variable is read when settings change;
-    a reload that names an empty one leaves the rules that were."""
+    """settings: asked per request, so that a reload is in force at once. The key's variable is read when they change; a
+    reload that names an empty one leaves the rules that were."""
 
     def __init__(
         self, app: ASGIApp, settings: Callable[[], Settings], environment: Mapping[str, str] = os.environ
@@ -128,9 +128,8 @@ class FrontDoor:
             raise Turned("misdirected", detail)
         acting = scope["method"] not in _READS or scope["path"] in ACTING_READS
         if acting and is_foreign(given, host):
-            raise Turned(
-                "foreign_origin", "a page of another site may not act here; call from a program or from our own page"
-            )
+            detail = "a page of another site may not act here; call from a program or from our own page"
+            raise Turned("foreign_origin", detail)
         if rules.key_hash is not None and scope["path"] not in OPEN_PATHS and not _knows_key(given, rules.key_hash):
             detail = "send the key as Authorization: Bearer KEY or as X-API-Key"
             raise Turned("unauthorized", detail, [(b"www-authenticate", b'Bearer realm="dispatcher"')])
@@ -168,7 +167,7 @@ def _knows_key(given: Given, key_hash: bytes) -> bool:
     scheme, _, bearer = given.get(b"authorization", b"").partition(b" ")
     keys = [bearer.strip()] if scheme.lower() == b"bearer" else []
     keys.append(given.get(b"x-api-key", b""))
-    return any([hmac.compare_digest(sha256(key).digest(), key_hash) for key in keys if key])
+    return any(hmac.compare_digest(sha256(key).digest(), key_hash) for key in keys if key)
 
 
 async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:
@@ -190,13 +189,8 @@ async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:
 
 
 def _log_fault(error: Exception, scope: Scope) -> None:
-    log.error(
-        "request_failed method=%s path=%s request_id=%s",
-        scope["method"],
-        scope["path"],
-        scope[REQUEST_ID],
-        exc_info=error,
-    )
+    told = (scope["method"], scope["path"], scope[REQUEST_ID])
+    log.error("request_failed method=%s path=%r request_id=%s", *told, exc_info=error)
 
 
 def _of_router(error: HTTPException, scope: Scope) -> Turned:

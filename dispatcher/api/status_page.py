@@ -1,4 +1,4 @@
-"""`/` until the live status page: what runs, and what can be asked. Server-rendered, no script, nothing loaded from anywhere."""
+"""`/` until there is a live status page: what runs, what can be asked. No script, nothing loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.wire.openapi import OPERATIONS
 
 _STYLE = (
-    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid "
-    "#8884;vertical-align:top}code{font:13px ui-monospace,monospace}.loud{padding:.6rem 1rem;border:2px solid #c60}"
+    ":root{color-scheme:light dark}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;width:100%}"
+    "th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #8884;vertical-align:top}"
+    "code{font:13px ui-monospace,monospace}.loud{padding:.6rem 1rem;border:2px solid #c60}"
 )
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.settings import GIB, LifecycleSettings
@@ -74,10 +75,11 @@ def reserved_bytes(ledger: Ledger) -> int:
 def granted(ledger: Ledger, place: Place, budget_bytes: int, victims: Iterable[Place]) -> Ledger | Shortage:
     """The ledger with `place` holding `budget_bytes` and its victims on their way out, or why that does not fit.
 
-    A victim that another grant has already taken is not given twice: Shortage. A place that reloads is its own
-    victim: it is counted with the larger of what it holds and what it will hold.
+    A victim that another grant has already taken, or that itself waits for victims, is not given twice: Shortage.
+    A place that reloads is its own victim: it is counted with the larger of what it holds and what it will hold.
     """
     given = tuple(victims)
+    waiting = {holding.taken_by for holding in ledger.holdings.values()}
     before = ledger.holdings.get(place)
     own_bytes = max(budget_bytes, before.budget_bytes) if before else budget_bytes
     holdings = {**ledger.holdings, place: Holding(budget_bytes=own_bytes)}
@@ -85,7 +87,7 @@ def granted(ledger: Ledger, place: Place, budget_bytes: int, victims: Iterable[P
         held = ledger.holdings.get(victim)
         if held is None or victim == place:
             continue
-        if held.taken_by not in (None, place):
+        if held.taken_by not in (None, place) or victim in waiting:
             return Shortage(need_bytes=budget_bytes, free_bytes=0)
         holdings[victim] = replace(held, taken_by=place)
     after = replace(ledger, holdings=holdings)
@@ -131,7 +133,7 @@ def free_bytes(
     a caller cannot mix views of two moments; the snapshot's own age is judged by control.trust.
     """
     available = snapshot.reading("host_memory_available_bytes").value
-    if fleet.capacity_bytes is None or available is None:
+    if fleet.capacity_bytes is None or available is None or not isfinite(available):
         return None
     by_ledger = fleet.capacity_bytes - fleet.reserve_bytes - fleet.reserved_bytes
     by_measure = available + uncounted_bytes(fleet, snapshot) - fleet.reserve_bytes
@@ -145,7 +147,7 @@ def uncounted_bytes(fleet: FleetView, snapshot: Snapshot) -> int:
     correction = 0
     for view in fleet.places:
         if view.budget_bytes and not _settled(view, sampled_at):
-            correction -= _still_to_come_bytes(view, fleet)
+            correction -= _still_to_come_bytes(view, fleet, sampled_at)
         elif view.stopped_at_seconds is not None and view.stopped_at_seconds > sampled_at:
             correction += view.released_bytes
     return correction
@@ -158,8 +160,13 @@ def _settled(view: PlaceView, sampled_at_seconds: float) -> bool:
     return view.state is PlaceState.READY and (view.ready_at_seconds or 0.0) <= sampled_at_seconds
 
 
-def _still_to_come_bytes(view: PlaceView, fleet: FleetView) -> int:
-    """Of its budget, what it does not hold yet and what its victims will not have freed for it."""
+def _still_to_come_bytes(view: PlaceView, fleet: FleetView, sampled_at_seconds: float) -> int:
+    """Of its budget, what the sample does not hold yet and what its victims will not have freed for it.
+
+    What it was measured to hold is in the sample only if it ran by then: before a reload, or started since before.
+    """
     takes_over = sum(other.budget_bytes for other in fleet.places if other.taken_by == view.place)
-    here_already = min(view.measured_bytes or 0, view.budget_bytes)
+    started_at = view.started_at_seconds  # None: found running, nobody here started it
+    ran_by_then = started_at is None or min(started_at, view.ready_at_seconds or started_at) <= sampled_at_seconds
+    here_already = min(view.measured_bytes or 0, view.budget_bytes) if ran_by_then else 0
     return max(0, view.budget_bytes - here_already - takes_over)

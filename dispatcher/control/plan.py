@@ -71,7 +71,11 @@ def _relief(fleet: FleetView, snapshot: Snapshot, now_seconds: float, acted: set
 
 
 def keep_alive_seconds(
-    gaps_seconds: Sequence[float], footprint_bytes: int, room_bytes: int | None, load_seconds: float, rules: LifecycleSettings
+    gaps_seconds: Sequence[float],
+    footprint_bytes: int,
+    room_bytes: int | None,
+    load_seconds: float,
+    rules: LifecycleSettings,
 ) -> float:
     """τ* = argmin E[min(gap, τ)] × rent + P(gap > τ) × load, over the seen idle gaps; load / rent until 5 of them.
 
@@ -95,15 +99,14 @@ def _cheapest(gaps: list[float], rent: float, load_seconds: float, rules: Lifecy
     def cost(shorter: int, tau: float) -> float:
         return ((sums[shorter] + (count - shorter) * tau) * rent + (count - shorter) * load_seconds) / count
 
-    floor = sum(gap <= rules.idle_min_seconds for gap in gaps)
-    costs = [(cost(floor, rules.idle_min_seconds), rules.idle_min_seconds)]
-    costs += [(cost(index + 1, gap), gap) for index, gap in enumerate(gaps) if gap > rules.idle_min_seconds]
+    least, most = rules.idle_min_seconds, rules.idle_max_seconds  # a gap beyond the cap is not worth half its rent
+    floor = sum(gap <= least for gap in gaps)
+    costs = [(cost(floor, least), least)]
+    costs += [(cost(index + 1, gap), gap) for index, gap in enumerate(gaps) if least < gap <= most]
     return min(costs)[1]
 
 
-def keep_priority(
-    base: float, profiles: Profiles, place: Place, footprint_bytes: int, load_seconds: float
-) -> float:
+def keep_priority(base: float, profiles: Profiles, place: Place, footprint_bytes: int, load_seconds: float) -> float:
     """Greedy-dual: L + freq × load seconds / footprint in GiB; freq is the model's decayed request rate per hour."""
     frequency = profiles.wanted_per_second.get(place.model, 0.0) * 3600
     return base + frequency * load_seconds / max(footprint_bytes / 1024**3, 0.001)

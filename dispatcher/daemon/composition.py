@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dispatcher.api.app import app as api_app
+from dispatcher import VERSION
+from dispatcher.api.app import make_app, server_config
 from dispatcher.api.doors import Doors
 from dispatcher.clock import SystemClock
 from dispatcher.config import find, load
-from dispatcher.control.ledger import free_bytes
 from dispatcher.control.tally import Tally
 from dispatcher.daemon.found import Found, announce
 from dispatcher.daemon.operations import Operations
@@ -40,18 +40,19 @@ from dispatcher.telemetry.sampler import Sampler
 from dispatcher.telemetry.source import Source
 from dispatcher.vocabulary.engine import EngineSeen
 from dispatcher.vocabulary.event import Acted, Event, Leased, Turned
-from dispatcher.vocabulary.fleet import FleetView, PlaceView
+from dispatcher.vocabulary.fleet import FleetView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.wire.decision import decision_document, encode
-from exporter.app import metrics_app
+from exporter.app import exposition_of, metrics_app
 from exporter.collect import Collector
 
 EX_CONFIG = 78
 EX_UNAVAILABLE = 69
 SEEN_REAL = "ever_seen_real"
 WARM_UP_ROWS = 20_000
+
 
 _log = logging.getLogger("dispatcher")
 
@@ -86,7 +87,6 @@ class Daemon:
             fleet=self.fleet,
             profiles=self.profiles,
             emit=self.emit,
-            free_bytes_of=self._free_bytes_of,
         )
         self.controller = Controller(
             provider=self.provider,
@@ -133,7 +133,9 @@ class Daemon:
             settings=self._settings,
             process=self._process,
             clock=self.clock,
+            version=VERSION,
         )
+        self.exposition = exposition_of(self.collector)
         self.slow_jobs = SlowJobs(
             fleet=self.fleet,
             tally=self.tally,
@@ -171,7 +173,7 @@ class Daemon:
 
     def _tell(self, event: Event) -> None:
         """Log once, when it happens. Weighing is silent."""
-        if isinstance(event, Turned):
+        if isinstance(event, Turned) and event.what in ("place", "provider", "breaker"):  # telemetry tells its own
             because = f' because="{event.because}"' if event.because else ""
             _log.info("%s=%s before=%s after=%s%s", event.what, event.subject, event.before, event.after, because)
         elif isinstance(event, Acted):
@@ -195,15 +197,10 @@ class Daemon:
             self.tally.learn_facts(seen.shapes.get(model), (seen.installed or {}).get(model))
         return seen
 
-    def _free_bytes_of(self, view: PlaceView, snapshot: Snapshot) -> int | None:
-        fleet, now = self.fleet(), self.clock.now_seconds()
-        evicting = frozenset(one.place for one in fleet.places if one.evictable(now) and one.place != view.place)
-        return free_bytes(fleet, snapshot, now, evicting=evicting)
-
     def _process(self) -> dict[str, float]:
         return {
             "abandoned_threads": float(self.prometheus.abandoned_threads),
-            "history_dropped_total": float(self.store.dropped_total),
+            "history_dropped": float(self.store.dropped_total),
         }
 
     def _sources(self) -> Sequence[Source]:
@@ -263,7 +260,7 @@ class Daemon:
             decisions=self.operations.decisions,
             decision=self.operations.decision,
             act=self.operations.act,
-            exposition=self.collector.exposition,
+            exposition=self.exposition,
             readiness=self.operations.readiness,
             heartbeat_age_seconds=self.pulse.age_seconds,
             clock=self.clock,
@@ -289,9 +286,10 @@ class Daemon:
             tasks = [
                 group.create_task(self.controller.run(), name="lifecycle"),
                 group.create_task(self.sampler.run(), name="telemetry"),
-                group.create_task(self.pulse.run(self.collector), name="pulse"),
+                group.create_task(self.pulse.run(self.collector.observe_loop_lag), name="pulse"),
             ]
-            api = server(api_app(self.doors()))
+            rules = self.settings.server
+            api = server(server_config(make_app(self.doors()), rules.host, rules.port))
             self._servers.append(api)
             serving = [group.create_task(api.serve(sockets=[api_socket]), name="api")]
             if self.settings.exporter.enabled:
@@ -300,7 +298,8 @@ class Daemon:
                 except PortInUse as busy:
                     notes.append(f"the exporter's port {busy}; metrics are at /metrics of the API only")
                 else:
-                    exporter = server(metrics_app(self.collector.exposition))
+                    metrics = metrics_app(self.exposition)
+                    exporter = server(server_config(metrics, self.settings.exporter.host, self.settings.exporter.port))
                     self._servers.append(exporter)
                     serving.append(group.create_task(exporter.serve(sockets=[exporter_socket]), name="exporter"))
                     exporter_url = f"http://{self.settings.exporter.host}:{self.settings.exporter.port}/metrics"
@@ -382,7 +381,7 @@ def main(config_path: Path | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    for noisy in ("httpx", "httpcore", "apscheduler", "urllib3", "docker"):
+    for noisy in ("httpx", "httpcore", "apscheduler", "urllib3", "docker", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     path = find(config_path, os.environ, Path.cwd())
     try:

@@ -16,6 +16,7 @@ from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Freshness, Snapshot
+from dispatcher.wire.decision import encode
 
 
 class Operations:
@@ -64,10 +65,11 @@ class Operations:
             self._controller.tenancy.end(lease_id, "outcome")
 
     async def decisions(self, limit: int, model: str | None, since_seconds: float | None) -> list[bytes]:
-        return await self._store.decisions(limit, model, since_seconds)
+        return [encode(kept) for kept in await self._store.decisions(limit, model, since_seconds)]
 
     async def decision(self, decision_id: str) -> bytes | None:
-        return await self._store.decision(decision_id)
+        kept = await self._store.decision(decision_id)
+        return encode(kept) if kept is not None else None
 
     async def renew_lease(self, lease_id: str) -> LeaseStatus:
         lease = self._controller.tenancy.renew(lease_id)

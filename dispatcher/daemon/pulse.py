@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Callable
 
 BEAT_SECONDS = 0.5
-
-
-class LagSeen(Protocol):
-    def saw_lag(self, lag_seconds: float) -> None:
-        """One measurement of dispatcher_event_loop_lag_seconds."""
 
 
 class Pulse:
@@ -21,9 +16,9 @@ class Pulse:
     def age_seconds(self) -> float:
         return time.monotonic() - self._beat_seconds
 
-    async def run(self, seen: LagSeen) -> None:
+    async def run(self, saw_lag: Callable[[float], None]) -> None:
         while True:
             due = time.monotonic() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
             self._beat_seconds = time.monotonic()
-            seen.saw_lag(max(0.0, self._beat_seconds - due))
+            saw_lag(max(0.0, self._beat_seconds - due))

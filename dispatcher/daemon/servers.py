@@ -6,7 +6,6 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
 
@@ -45,21 +44,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def server(app: Any, *, drain_seconds: int = DRAIN_SECONDS) -> Server:
-    """No access log: GET /select carries the prompt in its query string, and prompts are never logged."""
-    return Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=True,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=32 * 1024,
-            limit_concurrency=2048,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=drain_seconds,
-        )
-    )
+def server(config: uvicorn.Config) -> Server:
+    """Open requests are finished when told to exit, for at most DRAIN_SECONDS."""
+    config.timeout_graceful_shutdown = DRAIN_SECONDS
+    return Server(config)

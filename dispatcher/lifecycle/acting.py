@@ -51,13 +51,18 @@ class Acting:
         verb = "start" if isinstance(action, Start) else "stop"
         task = self._group.create_task(work, name=f"lifecycle.{verb}.{action.place}")
         self._tasks[action.place] = task
-        task.add_done_callback(lambda _: self._tasks.pop(action.place, None))
+        task.add_done_callback(lambda ended: self._forget(action.place, ended))
 
     def cancel(self, place: Place) -> None:
         """Its end is no longer wanted, nor reported; a request of ours that is cut ends the load in the engine, too."""
         task = self._tasks.get(place)
         if task is not None:
             task.cancel()
+
+    def _forget(self, place: Place, ended: asyncio.Task[None]) -> None:
+        """Called a moment after the task's end, when the next one of this place may already be at work."""
+        if self._tasks.get(place) is ended:
+            del self._tasks[place]
 
     async def _start(self, action: Start) -> None:
         rules = self._settings().lifecycle

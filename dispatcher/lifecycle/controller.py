@@ -28,6 +28,7 @@ from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 
 STUCK_RETRY_SECONDS = 60.0
+STOP_RETRY_SECONDS = 1.0  # an engine that refuses to stop a place at once is not asked in a tight loop
 
 
 class Controller:
@@ -219,7 +220,8 @@ class Controller:
             return
         state = tenancy.residents[place].state
         if isinstance(action, Stop):
-            if state is PlaceState.STUCK and self._acting.since_last_seconds(place) < STUCK_RETRY_SECONDS:
+            pause = {PlaceState.STUCK: STUCK_RETRY_SECONDS, PlaceState.STOPPING: STOP_RETRY_SECONDS}.get(state, 0.0)
+            if self._acting.since_last_seconds(place) < pause:
                 return
             if state in (PlaceState.READY, PlaceState.DRAINING):
                 tenancy.stop(place, action.cause, action.detail)

@@ -34,7 +34,8 @@ from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from dispatcher.vocabulary.settings import LifecycleSettings
 
 _LOOK_SECONDS = 2.0  # a healthy engine answers in milliseconds; a busy one within this
-_WATCH_SECONDS = 1.0  # between looks at whether a container that loads still runs
+_WATCH_SECONDS = 0.5  # between looks at whether a container that loads still runs
+_CUT_SECONDS = 3.0  # a load that was cut off: so long its container may take to be seen ended
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -168,10 +169,11 @@ class DockerProvider:
                 raise EngineRefused(f"{place} ended while {place.model} was loading: {watch.result()}.")
             try:
                 return load.result()
-            except EngineUnreachable as cause:  # cut off: by its end, perhaps
-                if ended := await self._ended(place, started):
-                    raise EngineRefused(f"{place} ended while {place.model} was loading: {ended}.") from cause
-                raise
+            except EngineUnreachable as cause:  # cut off: by its end, perhaps, which Docker learns a little later
+                await asyncio.wait({watch}, timeout=_CUT_SECONDS)
+                if not watch.done():
+                    raise
+                raise EngineRefused(f"{place} ended while {place.model} was loading: {watch.result()}.") from cause
         finally:
             load.cancel()
             watch.cancel()

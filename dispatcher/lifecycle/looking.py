@@ -26,6 +26,7 @@ class Looking:
         self._busy = busy
         self._emit = emit
         self._restoring: list[Lease] = []
+        self._unplaced: list[Lease] = []  # promised again, their memory not yet reserved again
 
     def restore(self, leases: Sequence[Lease]) -> None:
         """Leases of an earlier run, honoured (or ended with a reason) after the first look."""
@@ -45,8 +46,12 @@ class Looking:
             self._restore_promise(lease, now_seconds)
         for one in seen:
             self._compare(one, began_seconds, now_seconds)
-        for lease in restoring:
-            self._restore_memory(lease, now_seconds)
+        self._unplaced += restoring
+        if tenancy.ledger.room_bytes is None:
+            return  # nobody knows the memory yet: they are promised, and placed at the first look that does
+        unplaced, self._unplaced = self._unplaced, []
+        for lease in unplaced:
+            self._restore_memory(lease)
 
     def _compare(self, seen: PlaceSeen, began_seconds: float, now_seconds: float) -> None:
         tenancy, place = self._tenancy, seen.place
@@ -54,9 +59,11 @@ class Looking:
         state = resident.state
         if self._busy(place):
             return
-        if state in (PlaceState.STOPPED, PlaceState.QUARANTINED) and seen.running:
-            if began_seconds > resident.residency.since_seconds:
+        if state in (PlaceState.STOPPED, PlaceState.QUARANTINED):
+            if seen.running and began_seconds > resident.residency.since_seconds:
                 self._adopt(seen)
+            elif not seen.running and place in tenancy.ledger.holdings and not tenancy.promises.on(place):
+                tenancy.release(place)  # found running in quarantine once, and gone since
         elif began_seconds <= resident.residency.since_seconds:
             return
         elif state in (PlaceState.STOPPING, PlaceState.STUCK) and not seen.running:
@@ -71,12 +78,12 @@ class Looking:
     def _adopt(self, seen: PlaceSeen) -> None:
         """It runs, and nobody here started it (a restart of ours, or a person): it counts, and becomes ready."""
         tenancy, place = self._tenancy, seen.place
-        leased = max((lease.num_ctx for lease in tenancy.promises.on(place).values()), default=DEFAULT_NUM_CTX)
-        num_ctx = seen.loaded_num_ctx or leased
+        leased = self._leased_num_ctx(place)
+        num_ctx = max(leased, seen.loaded_num_ctx or (0 if leased else DEFAULT_NUM_CTX))
         tenancy.ledger = book.adopted(tenancy.ledger, place, tenancy.budget_bytes(place, num_ctx))
         tenancy.residents[place] = replace(tenancy.residents[place], num_ctx=num_ctx, start_cause="adopted")
         tenancy.turn(place, "seen_running", "found running")
-        if seen.loaded:
+        if seen.loaded and (seen.loaded_num_ctx or num_ctx) >= num_ctx:  # else a reload was promised before a restart
             tenancy.ready(place, None)
             return
         room = tenancy.ledger.room_bytes
@@ -123,7 +130,10 @@ class Looking:
         cause = "expired" if known else "withdrawn"
         self._emit(Leased(at_seconds=now_seconds, lease=lease, what="ended", cause=cause))
 
-    def _restore_memory(self, lease: Lease, now_seconds: float) -> None:
+    def _leased_num_ctx(self, place: Place) -> int:
+        return max((lease.num_ctx for lease in self._tenancy.promises.on(place).values()), default=0)
+
+    def _restore_memory(self, lease: Lease) -> None:
         """Its place keeps its share of the ledger, and its victims are on their way out again, as promised."""
         tenancy, place = self._tenancy, lease.place
         resident = tenancy.residents.get(place)
@@ -136,16 +146,17 @@ class Looking:
             victim
             for victim in lease.evicts
             if victim in tenancy.residents
-            and tenancy.residents[victim].state in (PlaceState.READY, PlaceState.STARTING)
+            and tenancy.residents[victim].state in (PlaceState.READY, PlaceState.STARTING, PlaceState.STOPPING)
             and not tenancy.promises.on(victim)
         ]
-        budget = tenancy.budget_bytes(place, lease.num_ctx)
+        num_ctx = self._leased_num_ctx(place)  # of all its leases: this may not be the largest
+        budget = tenancy.budget_bytes(place, num_ctx)
         after = book.granted(tenancy.ledger, place, budget, victims)
         if isinstance(after, Shortage):
             tenancy.end(lease.id, "withdrawn")
             return
         tenancy.ledger = after
-        tenancy.residents[place] = replace(resident, num_ctx=lease.num_ctx, start_cause="leased")
+        tenancy.residents[place] = replace(resident, num_ctx=max(num_ctx, resident.num_ctx or 0), start_cause="leased")
         tenancy.turn(place, "start_asked", "leased before the restart")
         for victim in victims:
             tenancy.stop(victim, "evicted", f"makes room for {place.model}, as promised before the restart")

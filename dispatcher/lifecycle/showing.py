@@ -41,6 +41,7 @@ class Showing:
         self._in_flight = in_flight
         self._built: dict[Place, _Built] = {}
         self._reserved: tuple[Ledger, int] | None = None
+        self._pinned_model: str | None = None
 
     def forget(self, place: Place) -> None:
         """Its leases changed: the next view is built anew."""
@@ -66,6 +67,9 @@ class Showing:
         rules = self._settings().lifecycle
         snapshot = self._snapshot()
         claims = promises.claims(now_seconds)
+        if pinned_model != self._pinned_model:
+            self._pinned_model = pinned_model
+            self.forget_all()
         capacity = rules.capacity_bytes if rules.capacity_bytes is not None else total_bytes
         if self._reserved is None or self._reserved[0] is not ledger:
             self._reserved = (ledger, reserved_bytes(ledger))

@@ -154,6 +154,7 @@ class Tenancy:
             return refusal
         if resident.state in (PlaceState.READY, PlaceState.STARTING) and (resident.num_ctx or 0) >= num_ctx:
             return None
+        num_ctx = max([num_ctx, *(lease.num_ctx for lease in self.promises.on(place).values())])
         views = {view.place: view for view in self.view().places}
         for victim in evicts:
             view = views.get(victim)
@@ -289,7 +290,7 @@ class Tenancy:
             dwell_until_seconds=now + dwell,
             turns_at_seconds=turns,
             expected_ready_at_seconds=None,
-            residency=replace(resident.residency, retry_at_seconds=0.0),
+            residency=replace(resident.residency, retry_at_seconds=0.0, quarantined_until_seconds=0.0),
         )
         if place in self.ledger.holdings:  # a reload counted as the larger of two until now
             self.ledger = book.adopted(self.ledger, place, self.budget_bytes(place, num_ctx))
@@ -339,6 +340,10 @@ class Tenancy:
         grantee = holding.taken_by
         self.end_all(grantee, "withdrawn")
         self.release(grantee)
+        seen = self.residents[grantee].seen
+        if seen.running:  # it was to be reloaded: what it holds it holds, until the next look adopts it
+            num_ctx = seen.loaded_num_ctx or DEFAULT_NUM_CTX
+            self.ledger = book.adopted(self.ledger, grantee, self.budget_bytes(grantee, num_ctx))
         self.turn(grantee, "withdrawn", f"{victim} is stuck and keeps its memory")
 
     def release(self, place: Place) -> None:
@@ -365,4 +370,3 @@ def _words(shortage: Shortage) -> str:
     if shortage.free_bytes is None:
         return "the ledger does not know the host's memory"
     return f"the ledger refused: needs {Bytes(shortage.need_bytes)}, {Bytes(shortage.free_bytes)} not promised yet"
-

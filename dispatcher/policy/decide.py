@@ -1,6 +1,6 @@
 """Which model should do this, right now, here? A function: no clock, no log, no randomness, no await (law 2).
 
-Because it is one, a decision can be explained, dry-run, replayed, simulated, shadowed and A/B-tested by calling it again.
+Because it is one, a decision can be explained, dry-run, replayed, simulated, shadowed and A/B-tested: call it again.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _ranked(survivors: list[_Scored], sight: Sight) -> list[_Scored]:
     identity = sight.request.id
     best = max(survivors, key=lambda one: (one.score, -one.order, _tie(identity, one)))
     ready = [one for one in survivors if not one.option.must_start and one.option.view.state is PlaceState.READY]
-    if ready and best.option.must_start:
+    if ready and best not in ready:
         held = max(ready, key=lambda one: (one.score, -one.order, _tie(identity, one)))
         margin = sight.settings.policy.margin_ratio + best.prediction.load_seconds / 600
         if best.score <= held.score + margin:
@@ -143,6 +143,7 @@ def _candidate(one: _Scored, verdict: Verdict) -> Candidate:
         endpoint=option.view.endpoint,
         num_ctx=option.num_ctx,
         need_bytes=option.need_bytes,
+        free_bytes=option.free_bytes,
         evicts=option.evicts,
         score=one.score,
         scores=one.scores,
@@ -158,6 +159,7 @@ def _refusal(option: Option, rejection: Rejection) -> Candidate:
         endpoint=option.view.endpoint,
         num_ctx=option.num_ctx,
         need_bytes=option.need_bytes,
+        free_bytes=option.free_bytes,
         rejection=rejection,
     )
 

@@ -70,9 +70,10 @@ def sentence(chosen: Candidate | None, candidates: Sequence[Candidate], sight: S
     order = sight.models[model][0]
     for better in candidates:
         known = sight.models.get(better.place.model)
-        if better.rejection is not None and known is not None and known[0] > order:
-            if better.rejection.rule != "not_allowed":
-                return f"{text}; {better.place.model} would not do: {better.because}."
+        if better.rejection is None or known is None or better.rejection.rule == "not_allowed":
+            continue
+        if known[0] > order:
+            return f"{text}; {better.place.model} would not do: {better.because}."
     return text + "."
 
 

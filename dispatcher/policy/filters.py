@@ -7,6 +7,7 @@ what already answers is judged by how it answers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from dispatcher.policy.sight import Sight
 from dispatcher.policy.words import Bytes, Moment, Seconds
@@ -27,7 +28,7 @@ class Option:
     """A candidate while it is weighed: not frozen, because 2,000 of them are made per decision, and never kept.
 
     must_start: from stopped, or a reload for more context. need_bytes: its footprint at num_ctx. own_bytes: what it
-    holds already, given back by its own reload.
+    holds already, given back by its own reload. free_bytes: what memory_short compared need_bytes with.
     """
 
     view: PlaceView
@@ -36,19 +37,23 @@ class Option:
     must_start: bool
     need_bytes: int
     own_bytes: int = 0
+    free_bytes: int | None = None
     evicts: tuple[Place, ...] = ()
     prediction: Prediction | None = None
 
 
 def option_for(view: PlaceView, sight: Sight) -> Option | None:
-    """None for a model outside the chain. A place that holds enough context keeps it: no reload to shrink."""
+    """None for a model outside the chain. A place that holds enough context keeps it: no reload to shrink; nor does
+    one that is down while it is leased come back with less than its leases were promised."""
     known = sight.models.get(view.place.model)
     if known is None:
         return None
     facts = known[2]
     enough = view.num_ctx is not None and view.num_ctx >= sight.request.context_tokens
     running = view.state in (PlaceState.READY, PlaceState.STARTING) and enough
-    num_ctx = view.num_ctx if running and view.num_ctx else min(sight.num_ctx, facts.context_max)
+    num_ctx = min(sight.num_ctx, facts.context_max)
+    if view.num_ctx and (running or (view.leases and view.state is PlaceState.STOPPED and enough)):
+        num_ctx = view.num_ctx
     return Option(
         view=view,
         facts=facts,
@@ -183,12 +188,12 @@ def memory_short(option: Option, sight: Sight) -> Rejection | None:
     latched = f"memory_short:{place.server}/{place.model}" in sight.world.snapshot.latches
     wanted = need * (policy.memory_leave_ratio if latched else policy.memory_enter_ratio)
     free = sight.free_bytes + option.own_bytes
+    option.free_bytes = free + sum(view.budget_bytes for view in sight.evictable if view.place != place)
     victims = sight.victims(wanted - free, option.view)
     if victims is not None:
         option.evicts = tuple(view.place for view in victims)
         return None
-    evictable = sum(view.budget_bytes for view in sight.evictable if view.place != place)
-    return _shortage(option, sight, wanted, free + evictable)
+    return _shortage(option, sight, wanted, option.free_bytes)
 
 
 def _shortage(option: Option, sight: Sight, wanted: float, free: int) -> Rejection:
@@ -251,7 +256,8 @@ def pressure_high(option: Option, sight: Sight) -> Rejection | None:
     ):
         if latch in latches:
             available = sight.world.snapshot.reading("host_memory_available_bytes").value
-            told = Bytes(int(available)) if available is not None else "an unknown amount"
+            known = available is not None and isfinite(available)
+            told = Bytes(int(available)) if available is not None and known else "an unknown amount"
             return Rejection(
                 place=option.view.place,
                 rule="pressure_high",

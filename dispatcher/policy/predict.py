@@ -6,7 +6,7 @@ seconds = wait + stopping what it evicts + P(they are wanted back) × their relo
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, isfinite
 
 from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
@@ -16,6 +16,7 @@ from dispatcher.vocabulary.profile import NO_RATES, HostSpeed, Measured, ModelFa
 
 STOP_SECONDS = 2.0  # prior of stopping one place, until measured
 LOAD_BASE_SECONDS = 1.5  # numbers.md: load = 1.5 s + file / disk rate
+USUAL_OUTPUT_TOKENS = 200  # of the answers behind somebody else's request latency: a rate is no matter of this request
 BLEND_SAMPLES = 5  # weight of measurement: n / (n + 5), the one blend everywhere
 
 
@@ -45,9 +46,9 @@ def predict(option: Option, sight: Sight) -> Prediction:
     rates = profiles.rates.get(view.place, NO_RATES)
     _, stated, _ = sight.models[option.facts.name]
     speed = profiles.host_speed
-    tokens_per_second, source = _decode_rate(option, sight)
-    tokens_per_second *= sight.slowdown_ratio
-    prefill = blended(rates.prefill_tokens_per_second, speed.prefill_factor * tokens_per_second)
+    undisturbed, source = _decode_rate(option, sight)
+    tokens_per_second = undisturbed * sight.slowdown_ratio
+    prefill = blended(rates.prefill_tokens_per_second, speed.prefill_factor * undisturbed) * sight.slowdown_ratio
     load = blended(rates.load_seconds, load_prior_seconds(option.facts, stated.load_seconds, speed))
     first_token = request.prompt_tokens / prefill + 1.0 / tokens_per_second
     decode = max(0, request.output_tokens - 1) / tokens_per_second
@@ -72,10 +73,11 @@ def _decode_rate(option: Option, sight: Sight) -> tuple[float, str]:
     prior = stated.tokens_per_second or decode_prior_tokens_per_second(facts, option.num_ctx, profiles.host_speed)
     source = "calibrated" if profiles.host_speed.n and not stated.tokens_per_second else "prior"
     polled = sight.world.snapshot.reading("model_tokens_per_second", option.facts.name).value
-    if polled:
+    latency = sight.world.snapshot.reading("model_request_seconds_p50", option.facts.name).value
+    if polled is not None and isfinite(polled) and polled > 0:
         prior, source = polled, "prometheus"
-    elif latency := sight.world.snapshot.reading("model_request_seconds_p50", option.facts.name).value:
-        prior, source = sight.request.output_tokens / latency, "prometheus"
+    elif latency is not None and isfinite(latency) and latency > 0:
+        prior, source = USUAL_OUTPUT_TOKENS / latency, "prometheus"
     if rates.decode_tokens_per_second.n:
         source = "history"
     return blended(rates.decode_tokens_per_second, prior), source

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dispatcher.replay.models import RehearsalModel
+from dispatcher.replay.models import RehearsalModel, blob_of
 from dispatcher.replay.runner import Runner
 
 VERSION = "0.0.0-rehearsal"  # nobody may gate on it; a person should see it
@@ -81,7 +81,7 @@ class Catalog:
         return {"id": name, "object": "model", "created": created, "owned_by": "library"}
 
     def show(self, model: RehearsalModel, *, verbose: bool) -> dict[str, Any]:
-        blob = f"/root/.ollama/models/blobs/sha256-{hashlib.sha256(model.name.encode()).hexdigest()}"
+        blob = f"/root/.ollama/models/blobs/{blob_of(model)}"
         template = "{{ if .System }}{{ .System }} {{ end }}{{ .Prompt }}"
         return {
             "modelfile": (

@@ -30,9 +30,9 @@ from dispatcher.replay.asks import (
     ServerBusy,
     Token,
 )
-from dispatcher.replay.models import Limits, RehearsalModel, resident_bytes_at
+from dispatcher.replay.models import Limits, RehearsalModel, blob_of, resident_bytes_at
 from dispatcher.replay.progress import Request, Running, common_ratio, run
-from dispatcher.replay.runner import FOR_EVER_SECONDS, Runner, RunnerState, memory_guard_text
+from dispatcher.replay.runner import Runner, RunnerState, memory_guard_text
 from dispatcher.replay.troubles import Troubles
 
 
@@ -260,7 +260,7 @@ class Engine:
     def _idle_begins(self, now_seconds: float, runner: Runner) -> None:
         if runner.state is not RunnerState.READY or not runner.idle:
             return
-        runner.expires_at_seconds = _expiry(now_seconds, runner)
+        runner.expires_at_seconds = runner.expiry_from(now_seconds)
         if runner.keep_alive_seconds == 0:
             self._begin_unload(now_seconds, runner)
 
@@ -309,12 +309,13 @@ class Engine:
         return True
 
     def _send_one_away(self, now_seconds: float) -> None:
-        """The idle model that would expire first; none, while one is already leaving or all are busy."""
+        """An idle model; none, while one is already leaving or all are busy. Not the one longest unused: the shortest
+        keep_alive goes, then the first by name of its weights' file (every eviction of timeline.json)."""
         if any(one.state is RunnerState.UNLOADING for one in self._runners.values()):
             return
         idle = [one for one in self._runners.values() if one.idle]
         if idle:
-            self._begin_unload(now_seconds, min(idle, key=lambda one: one.expires_at_seconds))
+            self._begin_unload(now_seconds, min(idle, key=lambda one: (one.expiry_from(0.0), blob_of(one.model))))
 
     def _num_ctx_of(self, request: Request) -> int:
         return self.num_ctx_for(request.ask.model, request.ask.num_ctx)
@@ -347,7 +348,7 @@ class Engine:
 
     def _end_load(self, now_seconds: float, runner: Runner) -> None:
         runner.state, runner.changes_at_seconds = RunnerState.READY, math.inf
-        runner.expires_at_seconds = _expiry(now_seconds, runner)
+        runner.expires_at_seconds = runner.expiry_from(now_seconds)
         self._events.append(LoadEnded(at_seconds=now_seconds, model=runner.model.name, loaded=True))
         waiting, runner.waiting = runner.waiting, deque()
         owner, runner.owner = runner.owner, None
@@ -396,8 +397,3 @@ class Engine:
         del self._runners[runner.model.name]
         self._events.append(RunnerGone(at_seconds=now_seconds, model=runner.model.name, killed=False))
         self._serve_pending(now_seconds)
-
-
-def _expiry(now_seconds: float, runner: Runner) -> float:
-    keep = runner.keep_alive_seconds
-    return now_seconds + (keep if keep >= 0 else FOR_EVER_SECONDS)

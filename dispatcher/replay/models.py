@@ -5,6 +5,7 @@ Nothing here predicts: control and policy have their own estimates, and a server
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ class RehearsalModel:
     layers: int = 28  # the next three are what /api/show says; they should multiply to kv_bytes_per_token
     kv_heads: int = 8
     head_dim: int = 128
+    blob: str = ""  # name of the weights' file, as blob_of gives it; empty: from the model's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,10 @@ class Limits:
     loads_end_outside: bool = (
         False  # True: a load ends only when Engine.end_load says so (real memory is being touched)
     )
+
+
+def blob_of(model: RehearsalModel) -> str:
+    return model.blob or f"sha256-{hashlib.sha256(model.name.encode('utf-8', 'replace')).hexdigest()}"
 
 
 def resident_bytes_at(model: RehearsalModel, num_ctx: int, num_parallel: int) -> int:

@@ -41,6 +41,9 @@ class Runner:
     def idle(self) -> bool:
         return not self.running and not self.waiting
 
+    def expiry_from(self, now_seconds: float) -> float:
+        return now_seconds + (self.keep_alive_seconds if self.keep_alive_seconds >= 0 else FOR_EVER_SECONDS)
+
 
 def memory_guard_text(needed_bytes: int, available_bytes: int) -> str:
     """The guard's words, as captured in memory_guard_500_generate."""

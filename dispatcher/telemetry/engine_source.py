@@ -111,7 +111,7 @@ class EngineSource:
             if key not in self._shapes:
                 try:
                     shape = parse_show(model, await look.get("/api/show", {"model": model}))
-                except EngineAnswerUnreadable:
+                except (_Unreadable, EngineAnswerUnreadable):
                     continue
                 if len(self._shapes) >= MAX_SHAPES:
                     self._shapes.clear()

@@ -1,7 +1,7 @@
 """What an engine (an Ollama server, or something that speaks like one) says of itself.
 
 Parsed by wire.ollama, looked at by telemetry.engine_source, acted on by lifecycle. Field semantics were verified on a
-real server: the rules cited are those of tests/fixtures/ollama/README.md. No socket, no clock, no decision belongs here.
+real server: the rules cited are those of tests/fixtures/ollama/README.md. No socket, clock or decision belongs here.
 """
 
 from __future__ import annotations

@@ -142,6 +142,7 @@ class PlaceView:
     keep_alive_seconds: float = 0.0  # its current τ*
     keep_priority: float = 0.0  # greedy-dual: the lowest is evicted first
     breaker: str = "closed"  # closed | open | half_open
+    version: str | None = None  # of its engine, as last seen
     shared: bool = False
 
     def evictable(self, now_seconds: float) -> bool:

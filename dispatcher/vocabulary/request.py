@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Task = Literal[
-    "coding", "architecture", "testing", "debugging", "documentation", "analysis", "summarization", "planning", "general"
+    "coding",
+    "architecture",
+    "testing",
+    "debugging",
+    "documentation",
+    "analysis",
+    "summarization",
+    "planning",
+    "general",
 ]
 Complexity = Literal["simple", "moderate", "complex", "ambiguous"]
 Prefer = Literal["speed", "balanced", "quality"]

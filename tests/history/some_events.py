@@ -44,7 +44,7 @@ def a_rejected(place: Place = QWEN, rule: str = "memory_short") -> Candidate:
 def a_decision(id: str = "d-1", place: Place | None = LLAMA, request: dict | None = None, **changes) -> Decision:
     chosen = None if place is None else a_candidate(place)
     candidates = (a_rejected(),) if chosen is None else (chosen, a_rejected())
-    asked = a_request(id=id, task="coding", agent="digest", **(request or {}))
+    asked = a_request(**{"id": id, "task": "coding", "agent": "digest", **(request or {})})
     return Decision(**{"request": asked, "at_seconds": NOW, "chosen": chosen, "candidates": candidates, **changes})
 
 

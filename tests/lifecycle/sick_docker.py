@@ -21,6 +21,8 @@ class SickDocker:
         self.containers: list[dict[str, object]] = []  # rows of the list
         self.inspected: dict[str, dict[str, object]] = {}  # by name
         self.silent_inspections: set[str] = set()  # names whose inspection never answers
+        self.listening = asyncio.Event()  # somebody follows the events
+        self._events: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -65,11 +67,31 @@ class SickDocker:
                 writer.write(b".")
                 await writer.drain()
                 await asyncio.sleep(0.05)
+        if path == "/events" and self.mood == "well":
+            await self._tell_events(writer)
+            return
         status, body = self._body(method, path, name)
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         head = f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
         writer.write(head.encode() + payload)
         await writer.drain()
+
+    async def _tell_events(self, writer: asyncio.StreamWriter) -> None:
+        """Until told None: one chunk per event."""
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await writer.drain()
+        self.listening.set()
+        while (event := await self._events.get()) is not None:
+            line = json.dumps(event).encode() + b"\n"
+            writer.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            await writer.drain()
+        self.listening.clear()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    def tell(self, event: dict[str, object] | None) -> None:
+        """To whoever follows the events; None ends the stream."""
+        self._events.put_nowait(event)
 
     def _body(self, method: str, path: str, name: str) -> tuple[int, object]:
         if self.mood == "broken":

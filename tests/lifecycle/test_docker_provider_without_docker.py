@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 
@@ -175,4 +176,28 @@ async def test_closing_while_docker_is_silent_does_not_wait_for_it(docker, provi
     async with asyncio.timeout(5):
         await provider.close()
 
+    waking.cancel()
+
+
+async def test_an_event_wakes_and_so_does_the_stream_coming_back(docker, provider):
+    waking = asyncio.create_task(provider.wake())
+    async with asyncio.timeout(10):
+        await docker.listening.wait()
+        docker.tell({"Type": "container", "Action": "start"})
+        await waking
+
+        waking = asyncio.create_task(provider.wake())
+        docker.tell(None)
+        await waking  # reconnected: what happened meanwhile is not known
+
+
+async def test_closing_ends_the_event_stream_at_once(docker, provider):
+    waking = asyncio.create_task(provider.wake())
+    async with asyncio.timeout(10):
+        await docker.listening.wait()
+        await provider.close()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "docker events"]:
+            await asyncio.to_thread(thread.join)
+
+    assert not waking.done()
     waking.cancel()

@@ -47,7 +47,7 @@ async def running(**settings: Any) -> AsyncIterator[tuple[RehearsalServer, httpx
 
 async def load(client: httpx.AsyncClient, *models: str) -> None:
     for model in models:
-        assert (await client.post("/api/generate", json={"model": model, "stream": False})).status_code == 200
+        assert 200 == (await client.post("/api/generate", json={"model": model, "stream": False})).status_code
 
 
 async def ask(client: httpx.AsyncClient, name: str) -> Answer:
@@ -278,7 +278,7 @@ async def an_unloaded_model_leaves_the_list_shortly_after() -> Seen:
         await load(client, LLAMA, PHI)
         held = server.loaded_bytes()
         await ask(client, "generate_unload")
-        assert len((await client.get("/api/ps")).json()["models"]) == 2  # still listed right after
+        assert 2 == len((await client.get("/api/ps")).json()["models"])  # still listed right after
         await until(lambda: server.loaded_bytes() < held)
         return {"ps_after_unload": (await ask(client, "ps_after_unload"), None)}
 

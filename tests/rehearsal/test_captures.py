@@ -13,7 +13,6 @@ from tests.rehearsal.captures import Answer, capture, capture_models, difference
 from tests.rehearsal.scenes import SCENES
 
 PHI, LLAMA, QWEN = "phi3:mini", "llama3.2:3b", "qwen2.5:7b"
-_QUESTION = {"model": PHI, "prompt": "the same words", "stream": False, "options": {"num_predict": 2}}
 
 # Captures that this server is not held to, and why.
 NOT_HELD = {
@@ -90,7 +89,7 @@ async def client(server: RehearsalServer) -> AsyncIterator[httpx.AsyncClient]:
 async def prepare(client: httpx.AsyncClient, steps: list[object]) -> None:
     for step in steps:
         path, body = step if isinstance(step, tuple) else ("/api/generate", {"model": step, "stream": False})
-        assert (await client.post(path, json=body)).status_code == 200
+        assert 200 == (await client.post(path, json=body)).status_code
 
 
 @pytest.mark.parametrize("name", sorted(PLAIN))
@@ -101,7 +100,7 @@ async def test_the_answer_cannot_be_told_from_the_captured_one(client: httpx.Asy
     seen = await send(client, captured)
 
     facts = name not in COUNTS_DIFFER | OUR_OWN_NUMBERS
-    assert differences(captured, seen, facts=facts) == []
+    assert [] == differences(captured, seen, facts=facts)
 
 
 @pytest.mark.parametrize("scene", sorted({scene.__name__ for scene in SCENES.values()}))
@@ -112,7 +111,7 @@ async def test_a_scene_goes_as_it_was_captured(scene: str) -> None:
     seen = await play()
 
     assert expected == set(seen)
-    assert [(name, told) for name, (answer, lines) in seen.items() if (told := difference(name, answer, lines))] == []
+    assert [] == [(name, told) for name, (answer, lines) in seen.items() if (told := difference(name, answer, lines))]
 
 
 def difference(name: str, answer: Answer, lines: int | None) -> list[str]:
@@ -120,8 +119,8 @@ def difference(name: str, answer: Answer, lines: int | None) -> list[str]:
 
 
 def test_every_capture_is_held_to_or_listed_with_the_reason() -> None:
-    assert every_name() == {*PLAIN, *SCENES, *NOT_HELD}
-    assert [name for name in NOT_HELD if name in PLAIN or name in SCENES] == []
+    assert {*PLAIN, *SCENES, *NOT_HELD} == every_name()
+    assert [] == [name for name in NOT_HELD if name in PLAIN or name in SCENES]
 
 
 async def test_the_same_prompt_again_is_hardly_evaluated(client: httpx.AsyncClient) -> None:
@@ -139,20 +138,20 @@ async def test_keep_alive_for_ever_reads_as_the_year_2319(client: httpx.AsyncCli
 
     listed = (await client.get("/api/ps")).json()["models"]
 
-    assert [row["expires_at"][:4] for row in listed] == ["2319"]
+    assert ["2319"] == [row["expires_at"][:4] for row in listed]
 
 
 async def test_markup_characters_are_escaped_as_go_does(client: httpx.AsyncClient) -> None:
     seen = await client.post("/api/generate", json={"model": "<&>", "prompt": "x"})
 
-    assert seen.content == b'{"error":"model \'\\u003c\\u0026\\u003e\' not found"}'
+    assert b'{"error":"model \'\\u003c\\u0026\\u003e\' not found"}' == seen.content
 
 
 async def test_a_big_answer_comes_chunked_and_a_small_one_with_its_length(client: httpx.AsyncClient) -> None:
     big = await client.post("/api/show", json={"model": PHI})
     small = await client.get("/api/ps")
 
-    assert (big.headers.get("transfer-encoding"), big.headers.get("content-length")) == ("chunked", None)
+    assert ("chunked", None) == (big.headers.get("transfer-encoding"), big.headers.get("content-length"))
     assert (None, str(len(small.content))) == (
         small.headers.get("transfer-encoding"),
         small.headers.get("content-length"),

@@ -1,0 +1,367 @@
+"""The event stream as counters and histograms, and the views as gauges, in the shape of the catalogue.
+
+Counting is on the path of every request, so it is a few dictionary operations; text is made when somebody scrapes.
+Nothing registers itself: whoever wants an exposition puts the Collector into a registry of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector as Registrable
+
+from dispatcher.clock import Clock
+from dispatcher.vocabulary.action import Start
+from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Leased, Relayed, Reloaded, Sampled, Turned
+from dispatcher.vocabulary.fleet import FleetView, Place
+from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.signal import Snapshot
+from exporter import gauges
+from exporter.catalogue import CATALOGUE, Metric
+from exporter.labels import (
+    CAUSE,
+    COMPLEXITY,
+    DECIDED_MODEL,
+    ERROR_TYPE,
+    FROM,
+    MODEL,
+    NO_MODEL,
+    OTHER,
+    OUTCOME,
+    PLACE,
+    RULE,
+    STATUS,
+    STOP_REASON,
+    TASK,
+    TO,
+    UNKNOWN_REASON,
+    Label,
+)
+
+PROCESS = {  # keys of process() → metric
+    "abandoned_threads": "dispatcher_abandoned_threads",
+    "history_dropped": "dispatcher_history_dropped_total",
+    "retry_budget_ratio": "dispatcher_retry_budget_ratio",
+    "cache_hits": "dispatcher_cache_hits_total",
+    "cache_misses": "dispatcher_cache_misses_total",
+    "cache_bytes": "dispatcher_cache_bytes",
+}
+MAX_PLACES = 1000  # whose starts and stops are told apart; containers may come and go under new names
+RELAYED_REMEMBERED = 10_000  # decisions whose last attempt is known, to tell a fallback from a repeat
+
+Counts = dict[tuple[str, ...], float]
+
+
+class Histogram:
+    """Mutable. counts: per bucket, not cumulative; the last is beyond the highest bound."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float | None) -> None:
+        """None (not said) and non-finite values are no observations."""
+        if value is None or not math.isfinite(value):
+            return
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        seen, answer = 0, []
+        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
+            seen += count
+            answer.append(("+Inf" if bound == math.inf else repr(float(bound)), float(seen)))
+        return answer
+
+
+class Collector(Registrable):
+    """One per daemon, on its loop. The callables answer at once, from memory.
+
+    process: see PROCESS for its keys; a missing key is unknown (gauges) or 0 (counters).
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        fleet: Callable[[], FleetView],
+        snapshot: Callable[[], Snapshot],
+        profiles: Callable[[], Profiles],
+        settings: Callable[[], Settings],
+        process: Callable[[], Mapping[str, float]],
+        queues: Callable[[], gauges.Queues] = dict,
+        version: str = "unknown",
+    ) -> None:
+        self._clock = clock
+        self._fleet, self._snapshot, self._profiles = fleet, snapshot, profiles
+        self._settings, self._process, self._queues = settings, process, queues
+        self._version = version
+        self._counts: dict[str, Counts] = {metric.name: {} for metric in CATALOGUE if metric.kind == "counter"}
+        self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {
+            metric.name: {} if metric.labels else {(): Histogram(metric.buckets)}
+            for metric in CATALOGUE
+            if metric.kind == "histogram"
+        }
+        self._decisions = self._counts["dispatcher_decisions_total"]
+        self._rejections = self._counts["dispatcher_rejections_total"]
+        self._decide_seconds = self._histograms["dispatcher_decision_duration_seconds"][()]
+        self._reload_ok = 1.0
+        self._relayed: OrderedDict[str, Place] = OrderedDict()
+        self._places: set[str] = set()
+        self._models: frozenset[str] = frozenset()
+        self._known_settings: Settings | None = None
+        self._idle_bytes = 0
+        self._idle_since_seconds = clock.now_seconds()
+        self._refresh()
+
+    # ── counting ──
+
+    def on_event(self, event: Event) -> None:
+        self._refresh()
+        match event:
+            case Decided():
+                self._decided(event)
+            case Completed():
+                self._completed(event)
+            case Leased(what="granted" | "ended") | Turned():
+                self._integrate_idle()
+            case Relayed():
+                self._relay(event)
+            case Acted():
+                self._acted(event)
+                self._integrate_idle()
+            case Sampled():
+                self._sampled(event)
+            case Reloaded(ok=ok):
+                self._reload_ok = float(ok)
+            case _:
+                pass
+
+    def observe_loop_lag(self, seconds: float) -> None:
+        self._histograms["dispatcher_event_loop_lag_seconds"][()].observe(seconds)
+
+    def count_error(self, error_type: str) -> None:
+        """A word of labels.ERROR_TYPES; another counts as _other."""
+        self._count("dispatcher_errors_total", (_closed(error_type, ERROR_TYPE),))
+
+    def _decided(self, event: Decided) -> None:
+        decision = event.decision
+        request, chosen = decision.request, decision.chosen
+        model = NO_MODEL if chosen is None else self._model(chosen.place.model)
+        key = (model, _closed(request.task, TASK), _closed(request.complexity, COMPLEXITY), event.outcome)
+        self._decisions[key] = self._decisions.get(key, 0.0) + 1.0
+        for candidate in decision.candidates:
+            if (rejection := candidate.rejection) is not None:
+                refused = (self._model(candidate.place.model), _closed(rejection.rule, RULE))
+                self._rejections[refused] = self._rejections.get(refused, 0.0) + 1.0
+        for rule, count in decision.uncounted:
+            self._count("dispatcher_rejections_total", (OTHER, _closed(rule, RULE)), count)
+        self._decide_seconds.observe(event.decide_seconds)
+
+    def _completed(self, event: Completed) -> None:
+        model, timings = (self._model(event.model),), event.timings
+        self._relayed.pop(event.decision_id, None)
+        self._count("ollama_requests_total", (*model, _closed(event.status, STATUS)))
+        self._observe("ollama_request_duration_seconds", model, event.duration_seconds)
+        if event.status == "ok" and event.predicted_seconds is not None and event.duration_seconds > 0:
+            error_ratio = abs(event.predicted_seconds - event.duration_seconds) / event.duration_seconds
+            self._observe("dispatcher_predicted_error_ratio", (), error_ratio)
+        prompt_tokens = timings.prompt_tokens if timings and timings.prompt_tokens is not None else event.prompt_tokens
+        output_tokens = timings.output_tokens if timings and timings.output_tokens is not None else event.output_tokens
+        self._count("ollama_prompt_tokens_total", model, prompt_tokens or 0)
+        self._count("ollama_generated_tokens_total", model, output_tokens or 0)
+        if timings is None:
+            return
+        eval_seconds, prompt_seconds = timings.eval_seconds or 0.0, timings.prompt_eval_seconds or 0.0  # rule 4
+        self._count("ollama_eval_duration_seconds_total", model, eval_seconds)
+        self._count("ollama_prompt_eval_duration_seconds_total", model, prompt_seconds)
+        self._observe("ollama_load_duration_seconds", model, timings.load_seconds)
+        if timings.total_seconds is not None:
+            first_token_seconds = max(0.0, timings.total_seconds - eval_seconds)
+            self._observe("ollama_time_to_first_token_seconds", model, first_token_seconds)
+            if timings.load_seconds is not None:  # rule 1
+                wait_seconds = first_token_seconds - timings.load_seconds - prompt_seconds
+                self._observe("ollama_queue_wait_seconds", model, max(0.0, wait_seconds))
+
+    def _relay(self, event: Relayed) -> None:
+        before = self._relayed.get(event.decision_id)
+        self._relayed[event.decision_id] = event.place
+        if len(self._relayed) > RELAYED_REMEMBERED:
+            self._relayed.popitem(last=False)
+        if event.attempt <= 1 or before is None:
+            return
+        cause = _closed(event.cause, CAUSE)
+        if before.model == event.place.model:
+            self._count("dispatcher_retries_total", (cause,))
+        else:
+            models = (self._model(before.model), self._model(event.place.model))
+            self._count("dispatcher_fallbacks_total", (*models, cause))
+
+    def _acted(self, event: Acted) -> None:
+        action = event.action
+        model, place = self._model(action.place.model), self._place(action.place)
+        if not event.ok:
+            self.count_error(event.error_type)
+        if isinstance(action, Start):
+            self._count("dispatcher_swap_seconds_total", (), event.seconds)
+            if event.ok:
+                self._count("dispatcher_model_starts_total", (model, place))
+                seconds = event.seconds if event.load_seconds is None else event.load_seconds
+                self._observe("dispatcher_model_load_seconds", (model,), seconds)
+        elif event.ok:
+            reason = _closed(action.cause, STOP_REASON)
+            self._count("dispatcher_model_stops_total", (model, place, reason))
+
+    def _sampled(self, event: Sampled) -> None:
+        self._observe("dispatcher_poll_duration_seconds", (), event.poll_seconds)
+        for reason in event.failures.values():
+            self._count("dispatcher_poll_failures_total", (_closed(reason, UNKNOWN_REASON),))
+        self._count("dispatcher_ticks_missed_total", (), event.missed_ticks)
+
+    def _integrate_idle(self) -> None:
+        """What was idle until now was so since the last look; who is idle is asked anew."""
+        now_seconds = self._clock.now_seconds()
+        held = self._idle_bytes * (now_seconds - self._idle_since_seconds)
+        self._count("dispatcher_idle_model_byte_seconds_total", (), held)
+        self._idle_bytes, self._idle_since_seconds = gauges.idle_bytes(self._fleet()), now_seconds
+
+    def _count(self, name: str, labels: tuple[str, ...], by: float = 1.0) -> None:
+        if by >= 0 and math.isfinite(by):  # a counter that fell would look like a restart
+            counts = self._counts[name]
+            counts[labels] = counts.get(labels, 0.0) + by
+
+    def _observe(self, name: str, labels: tuple[str, ...], value: float | None) -> None:
+        of_metric = self._histograms[name]
+        if (histogram := of_metric.get(labels)) is None:
+            histogram = of_metric[labels] = Histogram(_BUCKETS[name])
+        histogram.observe(value)
+
+    # ── labels ──
+
+    def _model(self, name: str) -> str:
+        return name if name in self._models else OTHER
+
+    def _place(self, place: Place) -> str:
+        if place.model not in self._models:
+            return OTHER
+        label = str(place)
+        if label not in self._places:
+            if len(self._places) >= MAX_PLACES:
+                return OTHER
+            self._places.add(label)
+        return label
+
+    def _refresh(self) -> None:
+        """New settings: new known label sets, which start at 0."""
+        settings = self._settings()
+        if settings is self._known_settings:
+            return
+        self._known_settings = settings
+        self._models = frozenset(model.name for model in settings.models)
+        models = tuple(model.name for model in settings.models)
+        for metric in CATALOGUE:
+            for labels in _label_sets(metric, models):
+                if metric.kind == "counter":
+                    self._counts[metric.name].setdefault(labels, 0.0)
+                elif metric.kind == "histogram" and labels not in self._histograms[metric.name]:
+                    self._histograms[metric.name][labels] = Histogram(metric.buckets)
+
+    def _zero_places(self, fleet: FleetView) -> None:
+        starts, stops = self._counts["dispatcher_model_starts_total"], self._counts["dispatcher_model_stops_total"]
+        for view in fleet.places:
+            labels = (self._model(view.place.model), self._place(view.place))
+            if OTHER not in labels:
+                starts.setdefault(labels, 0.0)
+                for reason in STOP_REASON.values or ():
+                    stops.setdefault((*labels, reason), 0.0)
+
+    # ── scraping ──
+
+    def collect(self) -> Iterator[Family]:
+        self._refresh()
+        self._integrate_idle()
+        settings, fleet, snapshot, profiles = self._settings(), self._fleet(), self._snapshot(), self._profiles()
+        process = {PROCESS[key]: value for key, value in self._process().items() if key in PROCESS}
+        self._zero_places(fleet)
+        values = gauges.by_metric(
+            (
+                *gauges.fleet_gauges(fleet, settings, profiles),
+                *gauges.model_gauges(fleet, settings, profiles),
+                *gauges.snapshot_gauges(snapshot, fleet, self._clock.now_seconds()),
+                *gauges.queue_gauges(self._queues(), settings),
+                *((name, (), value) for name, value in process.items()),
+                ("dispatcher_config_last_reload_successful", (), self._reload_ok),
+                ("dispatcher_build_info", (gauges.version_label(self._version),), 1.0),
+            )
+        )
+        for metric in CATALOGUE:
+            if metric.kind == "counter":
+                counts = dict(self._counts[metric.name])
+                if metric.name in process:
+                    counts[()] = process[metric.name]
+                yield _counter(metric, counts)
+            elif metric.kind == "gauge":
+                yield _gauge(metric, values(metric.name))
+            else:
+                yield _histogram(metric, self._histograms[metric.name])
+
+
+_BUCKETS = {metric.name: metric.buckets for metric in CATALOGUE if metric.buckets}
+_WORDS = {
+    id(label): frozenset(label.values)
+    for label in (CAUSE, COMPLEXITY, ERROR_TYPE, RULE, STATUS, STOP_REASON, TASK, UNKNOWN_REASON)
+    if label.values is not None
+}
+
+
+def _closed(word: str, label: Label) -> str:
+    return str(word) if word in _WORDS[id(label)] else OTHER
+
+
+def _label_sets(metric: Metric, models: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    """All that can be known beforehand: none where a label's words are not."""
+    words = {label.name: label.values if label.values is not None else () for label in metric.labels}
+    for label in (MODEL, FROM, TO):
+        if label in metric.labels:
+            words[label.name] = models
+    if DECIDED_MODEL in metric.labels:  # the outcome `none`, and only it, goes with no model
+        named = tuple(outcome for outcome in OUTCOME.values or () if outcome != "none")
+        yield from product(models, words["task"], words["complexity"], named)
+        yield from product((NO_MODEL,), words["task"], words["complexity"], ("none",))
+        return
+    if PLACE in metric.labels:
+        return
+    for labels in product(*(words[name] for name in metric.label_names)):
+        if FROM not in metric.labels or labels[0] != labels[1]:
+            yield labels
+
+
+def _counter(metric: Metric, counts: Counts) -> Family:
+    family = CounterMetricFamily(metric.name, metric.help, labels=metric.label_names, unit=metric.unit)
+    for labels, value in counts.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(metric: Metric, values: Iterable[tuple[tuple[str, ...], float]]) -> Family:
+    family = GaugeMetricFamily(metric.name, metric.help, labels=metric.label_names, unit=metric.unit)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(metric: Metric, histograms: Mapping[tuple[str, ...], Histogram]) -> Family:
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.label_names, unit=metric.unit)
+    for labels, histogram in histograms.items():
+        family.add_metric(labels, buckets=histogram.cumulative(), sum_value=histogram.total)
+    return family

@@ -1,0 +1,88 @@
+"""The labels of all metrics and their words. Cardinality is settled here: a word that is not known becomes `_other`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from dispatcher.vocabulary.action import StopCause
+from dispatcher.vocabulary.decision import Rule
+from dispatcher.vocabulary.event import STATUSES
+from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
+from dispatcher.vocabulary.signal import SIGNALS, UnknownReason
+
+OTHER = "_other"  # a word outside its vocabulary; also a model that is not configured
+NO_MODEL = "_none"  # a decision that named no model
+
+OUTCOMES = ("chosen", "degraded", "fallback", "none")
+CAUSES = (  # why an attempt moved on or was repeated
+    "connect_failed",
+    "not_ready",
+    "start_failed",
+    "load_timeout",
+    "first_token_timeout",
+    "chunk_timeout",
+    "total_timeout",
+    "status_4xx",
+    "status_429",
+    "status_5xx",
+    "server_busy",
+    "context_exceeded",
+    "not_found",
+    "out_of_memory",
+    "stream_died",
+    "breaker_open",
+)
+ERROR_TYPES = (  # the error tree in snake case, and what goes wrong with places
+    "prometheus_unreachable",
+    "prometheus_refused",
+    "host_unreadable",
+    "engine_unreachable",
+    "engine_refused",
+    "engine_answer_unreadable",
+    "place_not_ours",
+    "history_unavailable",
+    "configuration_invalid",
+    "start_failed",
+    "start_timeout",
+    "load_failed",
+    "load_timeout",
+    "stop_failed",
+    "stop_timeout",
+    "out_of_memory",
+    "crashed",
+    "internal",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """values None: the words come from the configuration or the engine, as `origin` says."""
+
+    name: str
+    values: tuple[str, ...] | None = None
+    origin: str = ""
+
+
+MODEL = Label(name="model", origin="`models` of the configuration; any other name is `_other`")
+DECIDED_MODEL = Label(name="model", origin="as `model`; `_none` when the decision named none")
+FROM = Label(name="from", origin=MODEL.origin)
+TO = Label(name="to", origin=MODEL.origin)
+PLACE = Label(name="place", origin="`docker:<container>` or `ollama:<host>:<port>/<model>`, of the places there are")
+VERSION = Label(name="version", origin="what the program says of itself; anything unlike a version is `_other`")
+EXPERIMENT = Label(name="experiment", origin="names of declared experiments")
+ARM = Label(name="arm", origin="names of an experiment's arms")
+STATUS = Label(name="status", values=STATUSES)
+TASK = Label(name="task", values=TASKS)
+COMPLEXITY = Label(name="complexity", values=COMPLEXITIES)
+OUTCOME = Label(name="outcome", values=OUTCOMES)
+RULE = Label(name="rule", values=get_args(Rule))
+STATE = Label(name="state", values=tuple(state.value for state in PlaceState))
+PRIORITY = Label(name="priority", values=PRIORITIES)
+STOP_REASON = Label(name="reason", values=get_args(StopCause))
+UNKNOWN_REASON = Label(name="reason", values=tuple(reason.value for reason in UnknownReason))
+SIGNAL = Label(name="signal", values=SIGNALS)
+CAUSE = Label(name="cause", values=(*CAUSES, OTHER))
+ERROR_TYPE = Label(name="error_type", values=(*ERROR_TYPES, OTHER))
+SAME = Label(name="same", values=("true", "false"))

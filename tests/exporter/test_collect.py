@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from dispatcher.clock import ManualClock
+from dispatcher.vocabulary.engine import Timings
+from dispatcher.vocabulary.event import Relayed, Reloaded, Turned
+from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
+from dispatcher.vocabulary.profile import Measured, Profiles, Rates, Success
+from dispatcher.vocabulary.settings import DEFAULT_CHAIN, GIB, ModelSettings, Settings
+from dispatcher.vocabulary.signal import HOST, Snapshot, UnknownReason
+from exporter.app import exposition_of
+from exporter.catalogue import CATALOGUE
+from exporter.collect import Collector
+from tests.builders import (
+    LLAMA,
+    NOW,
+    PHI,
+    QWEN,
+    a_fleet,
+    a_place_view,
+    a_reading,
+    a_ready_view,
+    a_snapshot,
+    some_profiles,
+)
+from tests.history.some_events import (
+    a_completed,
+    a_decided,
+    a_leased,
+    a_sampled,
+    a_start,
+    a_stop,
+)
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+STRANGER = Place(server="ollama:127.0.0.1:11434", model="stranger:7b")
+
+
+class World:
+    """What the daemon hands to the collector; a test replaces what it is about."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(NOW)
+        self.fleet: FleetView = a_fleet()
+        self.snapshot: Snapshot = a_snapshot()
+        self.profiles: Profiles = some_profiles()
+        self.settings = Settings()
+        self.process: dict[str, float] = {}
+        self.queues: dict = {}
+        self.collector = Collector(
+            clock=self.clock,
+            fleet=lambda: self.fleet,
+            snapshot=lambda: self.snapshot,
+            profiles=lambda: self.profiles,
+            settings=lambda: self.settings,
+            process=lambda: self.process,
+            queues=lambda: self.queues,
+            version="1.2.3",
+        )
+        self.exposition = exposition_of(self.collector)
+
+    def tell(self, *events) -> None:
+        for event in events:
+            self.collector.on_event(event)
+
+    def text(self, accept: str | None = None) -> str:
+        return self.exposition(accept)[0].decode()
+
+    def samples(self) -> dict[tuple, float]:
+        """(name, label=value…) → value of everything exposed."""
+        return {
+            (sample.name, *sorted(f"{name}={value}" for name, value in sample.labels.items())): sample.value
+            for family in parse_text(self.text())
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.samples().get((name, *sorted(f"{key}={value}" for key, value in labels.items())))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def a_busy_world(world: World) -> World:
+    """Something of everything, so that no family is empty."""
+    timings = Timings(
+        total_seconds=8.0,
+        load_seconds=0.5,
+        prompt_eval_seconds=1.5,
+        eval_seconds=5.0,
+        prompt_tokens=300,
+        output_tokens=101,
+    )
+    world.fleet = a_fleet(a_ready_view(LLAMA, version="0.17.4", measured_bytes=3 * GIB), a_place_view(QWEN))
+    rates = Rates(decode_tokens_per_second=Measured(value=20.0, n=8))
+    world.profiles = some_profiles(rates={LLAMA: rates})
+    world.process = {"abandoned_threads": 1, "history_dropped": 2, "retry_budget_ratio": 0.2, "cache_bytes": 10}
+    world.queues = {(LLAMA, "high"): (3, 64)}
+    world.tell(
+        a_decided(),
+        a_decided(place=None),
+        a_leased(),
+        a_completed(timings=timings),
+        a_start(),
+        a_start(ok=False, error_type="load_timeout"),
+        a_stop(),
+        a_sampled(failures={"prometheus": UnknownReason.PROM_UNREACHABLE}, missed_ticks=2),
+        Relayed(at_seconds=NOW, decision_id="d-2", place=LLAMA, attempt=1),
+        Relayed(at_seconds=NOW, decision_id="d-2", place=LLAMA, attempt=2, cause="connect_failed"),
+        Relayed(at_seconds=NOW, decision_id="d-2", place=QWEN, attempt=3, cause="status_5xx"),
+        Reloaded(at_seconds=NOW, ok=False, because="a typo"),
+    )
+    world.collector.observe_loop_lag(0.002)
+    return world
+
+
+# ── the exposition ──
+
+
+def promtool(text: str) -> subprocess.CompletedProcess[str]:
+    tool = shutil.which("promtool")
+    assert tool is not None, "promtool is not installed: apt-get install -y --no-install-recommends prometheus"
+    return subprocess.run([tool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("prepare", [pytest.param(lambda world: world, id="at start"), a_busy_world])
+def test_promtool_accepts_the_text_exposition(world, prepare):
+    checked = promtool(prepare(world).text())
+
+    assert (0, "") == (checked.returncode, checked.stdout + checked.stderr)
+
+
+@pytest.mark.parametrize("prepare", [pytest.param(lambda world: world, id="at start"), a_busy_world])
+def test_promtool_and_the_reference_parser_accept_the_openmetrics_exposition(world, prepare):
+    text = prepare(world).text(OPENMETRICS)
+    families = {family.name: family.type for family in parse_openmetrics(text)}
+
+    assert {metric.name.removesuffix("_total"): metric.kind for metric in CATALOGUE} == families
+    # promtool reads the older format only: there a counter's name and HELP carry _total, and there are no units
+    counters = {metric.name.removesuffix("_total") for metric in CATALOGUE if metric.kind == "counter"}
+    lines = [line.split(" ", 3) for line in text.splitlines() if not line.startswith(("# UNIT", "# EOF"))]
+    for line in lines:
+        if line[0] == "#" and line[2] in counters:
+            line[2] += "_total"
+    checked = promtool("\n".join(" ".join(line) for line in lines) + "\n")
+    assert (0, "") == (checked.returncode, checked.stdout + checked.stderr)
+
+
+def test_every_metric_of_the_catalogue_is_exposed_with_its_labels_once_there_is_something_to_say(world):
+    a_busy_world(world)
+    text = world.text()
+    later = {  # their producers do not exist yet
+        "dispatcher_experiment_samples_total",
+        "dispatcher_experiment_rollbacks_total",
+    }
+    for metric in CATALOGUE:
+        assert f"# TYPE {metric.name} {metric.kind}\n" in text
+    families = {family.name: family for family in parse_text(text)}
+    for metric in CATALOGUE:
+        samples = families[metric.name.removesuffix("_total")].samples
+        if metric.name not in later:
+            assert samples, metric.name
+        for sample in samples:
+            assert set(metric.label_names) == set(sample.labels) - {"le"}, metric.name
+    assert "_created" not in text
+
+
+def test_counters_of_known_label_sets_start_at_zero(world):
+    samples = world.samples()
+    starts_at_zero = [name for name, *_ in samples if name.endswith(("_total", "_count", "_sum", "_bucket"))]
+
+    assert {0.0} == {samples[key] for key in samples if key[0] in starts_at_zero}
+    for metric in CATALOGUE:
+        if metric.kind != "gauge" and "experiment" not in metric.label_names:
+            name = metric.name if metric.kind == "counter" else f"{metric.name}_count"
+            assert name in starts_at_zero
+    assert 0.0 == world.value("dispatcher_model_starts_total", model="phi3:mini", place="docker:phi")
+    labels = {"model": "phi3:mini", "task": "coding", "complexity": "simple", "outcome": "chosen"}
+    assert 0.0 == world.value("dispatcher_decisions_total", **labels)
+    assert 0.0 == world.value("dispatcher_shadow_decisions_total", same="true")
+
+
+def test_ten_thousand_random_names_add_no_series(world):
+    a_busy_world(world)
+    for place in (STRANGER,):  # _other is a series of its own, once
+        world.tell(*everything_about(place, "d-0"))
+    before = set(world.samples())
+
+    for number in range(10_000):
+        place = Place(server=f"ollama:host-{number}:11434", model=f"model-{number}")
+        world.tell(*everything_about(place, f"d-{number}"))
+    views = tuple(a_place_view(Place(server="docker:x", model=f"model-{number}")) for number in range(1000))
+    world.fleet = replace(world.fleet, places=(*world.fleet.places, *views))
+
+    assert before == set(world.samples())
+
+
+def everything_about(place: Place, id: str) -> list:
+    return [
+        a_decided(id, place, {"task": f"task-{id}", "complexity": id}),
+        a_completed(id, place, task=f"task-{id}", status=f"status-{id}", agent=id),
+        a_start(place),
+        a_start(place, ok=False, error_type=f"error-{id}"),
+        a_stop(place, cause=f"cause-{id}"),
+        a_sampled(failures={"prometheus": f"reason-{id}"}),
+        Relayed(at_seconds=NOW, decision_id=id, place=LLAMA, attempt=1),
+        Relayed(at_seconds=NOW, decision_id=id, place=place, attempt=2, cause=f"cause-{id}"),
+        Relayed(at_seconds=NOW, decision_id=id, place=place, attempt=3, cause=f"cause-{id}"),
+    ]
+
+
+def test_a_new_configuration_brings_its_models_and_keeps_what_was_counted(world):
+    world.tell(a_completed())
+    world.settings = Settings(models=(*DEFAULT_CHAIN[1:], ModelSettings(name="new:1b")))
+
+    assert 0.0 == world.value("ollama_requests_total", model="new:1b", status="ok")
+    assert 1.0 == world.value("ollama_requests_total", model="llama3.2:3b", status="ok")
+    world.tell(a_completed(place=PHI))
+    assert 1.0 == world.value("ollama_requests_total", model="_other", status="ok")
+
+
+# ── events ──
+
+
+def test_a_decision_counts_with_its_model_and_its_refusals_by_rule(world):
+    world.tell(a_decided(), a_decided(), a_decided(place=None))
+
+    labels = {"task": "coding", "complexity": "moderate"}
+    chosen = world.value("dispatcher_decisions_total", model="llama3.2:3b", outcome="chosen", **labels)
+    none = world.value("dispatcher_decisions_total", model="_none", outcome="none", **labels)
+    assert (2.0, 1.0) == (chosen, none)
+    assert 3.0 == world.value("dispatcher_rejections_total", model="qwen2.5:7b", rule="memory_short")
+    assert 3.0 == world.value("dispatcher_decision_duration_seconds_count")
+    assert 0.0 == world.value("dispatcher_decision_duration_seconds_bucket", le="0.00025")
+    assert 3.0 == world.value("dispatcher_decision_duration_seconds_bucket", le="0.0005")
+
+
+def test_refusals_that_were_only_counted_count_too(world):
+    decided = a_decided()
+    world.tell(replace(decided, decision=replace(decided.decision, uncounted=(("unavailable", 7),))))
+
+    assert 7.0 == world.value("dispatcher_rejections_total", model="_other", rule="unavailable")
+
+
+def test_an_end_feeds_requests_tokens_and_the_engines_durations(world):
+    timings = Timings(
+        total_seconds=8.0,
+        load_seconds=0.5,
+        prompt_eval_seconds=1.5,
+        eval_seconds=5.0,
+        prompt_tokens=300,
+        output_tokens=101,
+    )
+    world.tell(a_completed(timings=timings, duration_seconds=8.0, predicted_seconds=10.0))
+    model = {"model": "llama3.2:3b"}
+
+    assert 1.0 == world.value("ollama_requests_total", status="ok", **model)
+    assert 8.0 == world.value("ollama_request_duration_seconds_sum", **model)
+    assert 3.0 == world.value("ollama_time_to_first_token_seconds_sum", **model)
+    assert 1.0 == world.value("ollama_queue_wait_seconds_sum", **model)
+    assert 0.5 == world.value("ollama_load_duration_seconds_sum", **model)
+    tokens = [world.value(f"ollama_{what}_tokens_total", **model) for what in ("prompt", "generated")]
+    assert [300.0, 101.0] == tokens
+    assert 5.0 == world.value("ollama_eval_duration_seconds_total", **model)
+    assert 1.5 == world.value("ollama_prompt_eval_duration_seconds_total", **model)
+    assert 0.25 == world.value("dispatcher_predicted_error_ratio_sum")
+
+
+def test_what_an_end_does_not_say_is_not_observed_as_zero(world):
+    world.tell(a_completed(status="error", duration_seconds=float("nan"), predicted_seconds=None))
+
+    assert 0.0 == world.value("ollama_request_duration_seconds_count", model="llama3.2:3b")
+    assert 0.0 == world.value("ollama_time_to_first_token_seconds_count", model="llama3.2:3b")
+    assert 0.0 == world.value("dispatcher_predicted_error_ratio_count")
+
+
+def test_starts_and_stops_count_by_place_and_loading_is_time_lost(world):
+    world.tell(
+        a_start(seconds=5.0, load_seconds=4.0),
+        a_start(QWEN, ok=False, seconds=30.0, error_type="load_timeout"),
+        a_stop(cause="evicted"),
+    )
+    llama = {"model": "llama3.2:3b", "place": "docker:llama"}
+
+    assert 1.0 == world.value("dispatcher_model_starts_total", **llama)
+    assert 1.0 == world.value("dispatcher_model_stops_total", reason="evicted", **llama)
+    assert 4.0 == world.value("dispatcher_model_load_seconds_sum", model="llama3.2:3b")
+    assert 35.0 == world.value("dispatcher_swap_seconds_total")
+    assert 1.0 == world.value("dispatcher_errors_total", error_type="load_timeout")
+
+
+def test_a_second_attempt_is_a_repeat_or_a_fallback(world):
+    world.tell(
+        Relayed(at_seconds=NOW, decision_id="d", place=QWEN, attempt=1),
+        Relayed(at_seconds=NOW, decision_id="d", place=QWEN, attempt=2, cause="connect_failed"),
+        Relayed(at_seconds=NOW, decision_id="d", place=PHI, attempt=3, cause="status_5xx"),
+    )
+
+    assert 1.0 == world.value("dispatcher_retries_total", cause="connect_failed")
+    fallback = {"from": "qwen2.5:7b", "to": "phi3:mini", "cause": "status_5xx"}
+    assert 1.0 == world.value("dispatcher_fallbacks_total", **fallback)
+
+
+def test_polls_their_failures_and_missed_ticks_count(world):
+    world.tell(a_sampled(poll_seconds=0.25, failures={"prometheus": "prom_unreachable"}, missed_ticks=3))
+
+    assert 0.25 == world.value("dispatcher_poll_duration_seconds_sum")
+    assert 1.0 == world.value("dispatcher_poll_failures_total", reason="prom_unreachable")
+    assert 3.0 == world.value("dispatcher_ticks_missed_total")
+
+
+def test_a_broken_reload_shows_until_a_good_one(world):
+    seen = [world.value("dispatcher_config_last_reload_successful")]
+    for ok in (False, True):
+        world.tell(Reloaded(at_seconds=NOW, ok=ok))
+        seen.append(world.value("dispatcher_config_last_reload_successful"))
+
+    assert [1.0, 0.0, 1.0] == seen
+
+
+def test_memory_held_by_unused_models_is_integrated_over_time(world):
+    idle, used = a_ready_view(LLAMA, budget_bytes=2 * GIB), a_ready_view(PHI, budget_bytes=4 * GIB, busy=True, leases=1)
+    world.fleet = a_fleet(idle, used)
+    world.tell(a_leased(place=PHI))
+    world.clock.advance(10)
+    assert 20.0 * GIB == world.value("dispatcher_idle_model_byte_seconds_total")
+
+    world.clock.advance(5)  # 10 GiB s more; now phi is free, too
+    world.fleet = a_fleet(idle, replace(used, busy=False, leases=0))
+    world.tell(a_leased("ended", PHI))
+    world.clock.advance(10)  # 60 GiB s more; then llama stops
+    world.fleet = a_fleet(a_place_view(LLAMA), replace(used, busy=False, leases=0))
+    world.tell(Turned(at_seconds=NOW, what="place", subject="docker:llama", before="ready", after="stopped"))
+    world.clock.advance(1)  # 4 GiB s more
+
+    assert 94.0 * GIB == world.value("dispatcher_idle_model_byte_seconds_total")
+
+
+# ── gauges ──
+
+
+def test_places_are_shown_as_the_owner_holds_them(world):
+    world.fleet = a_fleet(
+        a_ready_view(LLAMA, measured_bytes=3 * GIB, leases=2, version="0.17.4"),
+        a_place_view(QWEN, state=PlaceState.QUARANTINED, breaker="open"),
+        a_place_view(PHI, breaker="half_open", version="<script>"),
+        capacity_bytes=None,
+        reserved_bytes=5,
+    )
+    llama, qwen = {"model": LLAMA.model, "place": "docker:llama"}, {"model": QWEN.model, "place": "docker:qwen"}
+
+    assert [1.0, 0.0] == [world.value("ollama_up", place=place) for place in ("docker:llama", "docker:qwen")]
+    assert [1.0, 0.0] == [world.value("ollama_model_loaded", **labels) for labels in (llama, qwen)]
+    assert 3.0 * GIB == world.value("ollama_model_memory_usage_bytes", **llama)
+    assert world.value("ollama_model_memory_usage_bytes", **qwen) is None
+    assert 1.0 == world.value("ollama_info", place="docker:llama", version="0.17.4")
+    assert 1.0 == world.value("ollama_info", place="docker:phi", version="_other")
+    assert 1.0 == world.value("dispatcher_model_state", state="quarantined", **qwen)
+    assert 0.0 == world.value("dispatcher_model_state", state="ready", **qwen)
+    assert [0.0, 2.0] == [world.value("dispatcher_breaker_state", **labels) for labels in (llama, qwen)]
+    healths = [world.value("dispatcher_model_health", model=place.model) for place in (LLAMA, QWEN, PHI)]
+    assert [1.0, 0.0, 0.5] == healths
+    assert [2.0, 5.0] == [world.value(f"dispatcher_{name}") for name in ("leases", "memory_reserved_bytes")]
+    assert world.value("dispatcher_memory_capacity_bytes") is None
+
+
+def test_a_shared_server_is_up_while_its_models_are_not_loaded(world):
+    shared = Place(server="ollama:127.0.0.1:11434", model="phi3:mini")
+    world.fleet = a_fleet(a_place_view(shared, shared=True))
+
+    assert 1.0 == world.value("ollama_up", place="ollama:127.0.0.1:11434/phi3:mini")
+    assert 0.0 == world.value("ollama_models_loaded", place="ollama:127.0.0.1:11434/phi3:mini")
+
+
+def test_poor_success_over_enough_samples_is_degraded(world):
+    world.profiles = some_profiles(success={(LLAMA.model, "coding"): Success(ok=8, n=10)})
+
+    assert 0.5 == world.value("dispatcher_model_health", model=LLAMA.model)
+
+
+def test_signals_show_their_age_or_why_they_are_unknown(world):
+    world.snapshot = a_snapshot(
+        readings={"host_cpu_busy_ratio": None}, failing={"prometheus": UnknownReason.PROM_UNREACHABLE}
+    )
+    stale = a_reading(None, unknown=UnknownReason.PROM_STALE)
+    readings = {**world.snapshot.readings, ("host_cpu_busy_ratio", HOST): stale, ("random_signal", HOST): stale}
+    world.snapshot = replace(world.snapshot, readings=readings)
+    world.clock.advance(7)
+
+    assert 7.0 == world.value("dispatcher_signal_age_seconds", signal="host_memory_available_bytes")
+    assert world.value("dispatcher_signal_age_seconds", signal="host_cpu_busy_ratio") is None
+    unknown = {
+        key[2].removeprefix("signal="): key[1].removeprefix("reason=")
+        for key, value in world.samples().items()
+        if key[0] == "dispatcher_signal_unknown" and value == 1.0
+    }
+    never = ("host_memory_pressure_ratio", "host_memory_pressure_full_ratio", "host_cpu_pressure_ratio")
+    assert {"host_cpu_busy_ratio": "prom_stale", **dict.fromkeys(never, "never_seen")} == unknown
+    assert 1.0 == world.value("dispatcher_degraded", reason="prom_unreachable")
+    assert 0.0 == world.value("dispatcher_degraded", reason="engine_unreachable")
+
+
+def test_queues_and_the_process_speak_through_their_callables(world):
+    a_busy_world(world)
+
+    assert 3.0 == world.value("ollama_queue_depth", place="docker:llama", priority="high")
+    assert 64.0 == world.value("dispatcher_queue_limit", place="docker:llama", priority="high")
+    assert [1.0, 2.0, 0.2] == [
+        world.value(f"dispatcher_{name}")
+        for name in ("abandoned_threads", "history_dropped_total", "retry_budget_ratio")
+    ]
+    assert 1.0 == world.value("dispatcher_build_info", version="1.2.3")
+    assert 20.0 == world.value("ollama_generation_speed_tokens_per_second", model="llama3.2:3b")
+    assert 1.0 == world.value("dispatcher_event_loop_lag_seconds_count")
