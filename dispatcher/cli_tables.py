@@ -1,7 +1,7 @@
 """How the command line shows what the daemon answered: tables and sentences for a person, colours only on a terminal.
 
-Documents in, text out; no option, no request, no exit code belongs here. Whatever came over the wire is printed as text,
-never as markup, and without the control characters that would steer a terminal.
+Documents in, text out; no option, no request, no exit code belongs here. Whatever came over the wire is printed as
+text, never as markup, and without the control characters that would steer a terminal.
 """
 
 from __future__ import annotations

@@ -45,13 +45,14 @@ ERROR_TYPES = (  # the error tree in snake case, and what goes wrong with places
     "history_unavailable",
     "configuration_invalid",
     "start_failed",
+    "start_refused",
     "start_timeout",
-    "load_failed",
     "load_timeout",
     "stop_failed",
+    "stop_refused",
     "stop_timeout",
-    "out_of_memory",
-    "crashed",
+    "oom_killed",
+    "place_crashed",
     "internal",
 )
 

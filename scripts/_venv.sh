@@ -103,17 +103,19 @@ install_packages() {
     for package in "$@"; do installed_package "$package" || missing="$missing $package"; done
     [ -n "$missing" ] || return 0
     say "installing Debian packages:$missing …"
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then
+    policy=""
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod +x "$policy"
         trap 'rm -f "$policy"' EXIT
     fi
     # shellcheck disable=SC2086  # one word per package
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } \
-        >"$root/.apt.log" 2>&1 || { tail -n 20 "$root/.apt.log" >&2; say "Debian packages could not be installed:$missing"; }
-    rm -f "$root/.apt.log"
-    if [ "$(trap -p EXIT)" != "" ]; then rm -f "$policy"; trap - EXIT; fi
+    apt_said=$({ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } 2>&1) || {
+        printf '%s\n' "$apt_said" | tail -n 20 >&2
+        say "These Debian packages could not be installed:$missing"
+    }
+    if [ -n "$policy" ]; then rm -f "$policy"; trap - EXIT; fi
 }
 
 ensure_dev_venv() { # as ensure_venv, and as root on Debian it brings the Python as well

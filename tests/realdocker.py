@@ -1,16 +1,16 @@
 """Fixtures for a real Docker Engine and model containers on it.
 
-No image can be pulled on a test machine, so the image is busybox FROM scratch, and a container runs the rehearsal server
-with the host's own Python: the host's root is mounted read-only at /host, and busybox chroots into it. Memory limits,
-start, stop, out-of-memory kills and published ports are real.
+No image can be pulled on a test machine, so the image is busybox FROM scratch, and a container runs the rehearsal
+server with the host's own Python: the host's root is mounted read-only at /host, and busybox chroots into it. Memory
+limits, start, stop, out-of-memory kills and published ports are real.
 
     def test_x(model_containers):
         phi = model_containers("phi3:mini", memory_bytes=256 * MIB, resident_bytes=100 * MIB)   # made, not started
         phi.start().wait_until_it_answers()
         httpx.get(f"{phi.endpoint}/api/ps")
 
-Everything carries the label dispatcher.test=<prefix of this run> and is removed at the end; leftovers of runs that died on
-this host are removed at the next start. Others may use the same engine: nothing without the label is touched.
+Everything carries the label dispatcher.test=<prefix of this run> and is removed at the end; leftovers of runs that
+died on this host are removed at the next start. Others may use the same engine: nothing without the label is touched.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class RealPrometheus:
 
 @dataclass(slots=True, kw_only=True)
 class PrometheusFactory:
-    """Call it with scrape_configs as prometheus.yml has them. Every one it started is stopped at the end of the test."""
+    """Call it with scrape_configs as prometheus.yml has them. What it started is stopped at the end of the test."""
 
     folder: Path
     started: list[RealPrometheus] = field(default_factory=list)

@@ -38,6 +38,7 @@ from dispatcher.telemetry.host_source import HostSource
 from dispatcher.telemetry.prometheus_source import PrometheusSource
 from dispatcher.telemetry.sampler import Sampler
 from dispatcher.telemetry.source import Source
+from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.engine import EngineSeen
 from dispatcher.vocabulary.event import Acted, Event, Leased, Turned
 from dispatcher.vocabulary.fleet import FleetView
@@ -163,6 +164,9 @@ class Daemon:
     def emit(self, event: Event) -> None:
         """The one stream. Synchronous and bounded: nobody who listens may wait or fail here."""
         self.tally.on_event(event, self.clock.now_seconds())
+        if isinstance(event, Acted) and isinstance(event.action, Start) and event.error_type == "oom_killed":
+            start, parallel = event.action, self.settings.lifecycle.num_parallel
+            self.tally.learn_oom(start.place.model, start.num_ctx, parallel)
         self.collector.on_event(event)
         self.store.append(event)
         if isinstance(event, Leased) and event.what == "ended":

@@ -149,16 +149,12 @@ class Writer:
 
     def _commit(self, batch: list[Entry]) -> None:
         entries = [entry for entry in batch if entry.done is None or entry.done.set_running_or_notify_cancel()]
-        for entry in entries:
-            if entry.key is not None:
-                self._owed.pop(entry.key, None)
-                self._owed[entry.key] = entry.write
         awaited = any(entry.done is not None for entry in entries)
         if not awaited and time.monotonic() < self._retry_at:
-            self._dropped_failed += sum(entry.key is None for entry in entries)
+            self._let_go(entries)
             return
         try:
-            results = self._transaction([entry for entry in entries if entry.key is None], awaited=awaited)
+            results = self._transaction(entries, awaited=awaited)
         except Exception as error:  # whatever it is: this thread must outlive it
             self._failed(entries, error)
             return
@@ -183,9 +179,9 @@ class Writer:
         connection.execute(f"PRAGMA synchronous = {'FULL' if awaited else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            results = [(entry, _written(connection, entry.write)) for entry in entries]
-            for write in self._owed.values():
+            for write in self._owed.values():  # from before: what came since may replace it
                 _written(connection, write)
+            results = [(entry, _written(connection, entry.write)) for entry in entries]
             connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -200,16 +196,25 @@ class Writer:
         for entry in entries:
             if entry.done is not None:
                 entry.done.set_exception(HistoryUnavailable(self.failing))
-            elif entry.key is None and locked and not self._stopping:
-                self._held.append(entry)  # somebody's lock passes; the queue's bound holds meanwhile
-            elif entry.key is None:
-                self._dropped_failed += 1
+        if locked and not self._stopping:  # somebody's lock passes; the queue's bound holds meanwhile
+            self._held = [entry for entry in entries if entry.done is None]
+        else:
+            self._let_go(entries)
         if locked:
             self._retry_at = 0.0
         else:
             self._disconnect()
         if is_broken(error):
             self._begin_anew()
+
+    def _let_go(self, entries: list[Entry]) -> None:
+        """Not written: what has a key is owed, in its newest form; an event is lost and counted."""
+        for entry in entries:
+            if entry.key is not None:
+                self._owed.pop(entry.key, None)
+                self._owed[entry.key] = entry.write
+            elif entry.done is None:
+                self._dropped_failed += 1
 
     def _connect(self) -> None:
         self._disconnect()

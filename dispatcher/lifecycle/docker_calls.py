@@ -13,12 +13,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import docker
 import requests
+from docker.context import ContextAPI
 from docker.errors import APIError, InvalidVersion, NotFound
 from urllib3.exceptions import ReadTimeoutError
 
@@ -47,11 +48,12 @@ class Engine:
         self._api = client.api
         self.until_seconds = until_seconds  # of time.monotonic
 
-    def containers(self) -> list[dict[str, Any]]:
-        """All that carry our label, stopped ones too; rows of `docker ps`. (containers.list() of the SDK inspects each
-        and raises 404 when one vanishes meanwhile.)"""
+    def containers(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """All that carry our label and these, stopped ones too; rows of `docker ps`. (containers.list() of the SDK
+        inspects each and raises 404 when one vanishes meanwhile.)"""
         self._patience()
-        return list(_reading(lambda: self._api.containers(all=True, filters={"label": MANAGED_FILTER})))
+        wanted = [MANAGED_FILTER, *(f"{name}={value}" for name, value in labels.items())]
+        return list(_reading(lambda: self._api.containers(all=True, filters={"label": wanted})))
 
     def inspect(self, name: str) -> dict[str, Any] | None:
         """None when there is none."""
@@ -106,7 +108,7 @@ class DockerCalls:
         self._slots = asyncio.Semaphore(max_calls)
         self._idle: list[docker.DockerClient] = []  # list.append and list.pop are atomic
         self._api_version: str | None = None
-        self._base_url = docker_url or os.environ.get("DOCKER_HOST") or "unix://"
+        self._address = docker_url or os.environ.get("DOCKER_HOST") or ""  # "": the context's, once connected
         self._abandoned = 0
 
     @property
@@ -117,10 +119,9 @@ class DockerCalls:
     @property
     def remote_host(self) -> str | None:
         """The name of the host Docker runs on; None when it is this one."""
-        url = urlsplit(self._base_url)
-        if url.scheme in ("unix", "npipe", "http+docker", "http+unix", ""):
-            return "another host" if url.netloc == "ssh" else None
-        return None if url.hostname in (None, "localhost", "127.0.0.1", "::1") else url.hostname
+        url = urlsplit(self._address)
+        here = url.scheme in ("unix", "npipe", "") or url.hostname in (None, "localhost", "127.0.0.1", "::1")
+        return None if here else url.hostname
 
     async def run(self, errand: Callable[[Engine], _Answer], *, what: str, deadline_seconds: float) -> _Answer:
         """EngineUnreachable at the deadline at the latest, EngineRefused when Docker says no. The thread may go on."""
@@ -201,7 +202,10 @@ class DockerCalls:
             timeout=timeout_seconds,  # type: ignore[arg-type]  # requests takes fractions of a second
             environment=environment,
         )
-        self._api_version, self._base_url = client.api.api_version, client.api.base_url
+        self._api_version = client.api.api_version
+        if "DOCKER_HOST" not in environment:
+            context = ContextAPI.get_context(environment.get("DOCKER_CONTEXT"))
+            self._address = getattr(context, "Host", None) or ""  # None: a context that is not there
         return client
 
     def _unreachable(self, what: str, cause: str) -> EngineUnreachable:

@@ -48,6 +48,7 @@ class DockerProvider:
         self._settings = settings
         self._look = look
         self._calls = DockerCalls(settings.docker_url)
+        self._acts = DockerCalls(settings.docker_url)  # apart: places that take long to stop must not stop the looking
         self._engine = EngineCalls()
         self._events: DockerEvents | None = None
         self._changed = asyncio.Event()
@@ -63,7 +64,7 @@ class DockerProvider:
     @property
     def abandoned_threads(self) -> int:
         """For the gauge: Docker calls nobody waits for any more that have not come back."""
-        return self._calls.abandoned_threads
+        return self._calls.abandoned_threads + self._acts.abandoned_threads
 
     def foreign_bytes(self) -> int:
         return 0
@@ -74,7 +75,9 @@ class DockerProvider:
         try:
             async with asyncio.timeout(timeout_seconds):
                 rows = await self._calls.run(
-                    Engine.containers, what="list containers", deadline_seconds=timeout_seconds
+                    lambda engine: engine.containers(self._settings.docker_labels),
+                    what="list containers",
+                    deadline_seconds=timeout_seconds,
                 )
                 seen = await _all(self._see(row, until_seconds) for row in rows)
         except EngineRefused as cause:
@@ -141,7 +144,7 @@ class DockerProvider:
             _ours(engine, place)
             engine.start(name)
 
-        await self._calls.run(errand, what=f"start {name}", deadline_seconds=self._settings.start_timeout_seconds)
+        await self._acts.run(errand, what=f"start {name}", deadline_seconds=self._settings.start_timeout_seconds)
 
     async def stop(self, place: Place) -> None:
         name = _container(place)
@@ -151,7 +154,7 @@ class DockerProvider:
             _ours(engine, place)
             engine.stop(name, grace_seconds)
 
-        await self._calls.run(errand, what=f"stop {name}", deadline_seconds=self._settings.stop_timeout_seconds)
+        await self._acts.run(errand, what=f"stop {name}", deadline_seconds=self._settings.stop_timeout_seconds)
 
     async def load(self, place: Place, num_ctx: int) -> float:
         inspected = await self._inspect(place)
@@ -210,6 +213,7 @@ class DockerProvider:
         if self._events is not None:
             self._events.close()
         await self._calls.close()
+        await self._acts.close()
         await self._engine.close()
 
 

@@ -1,6 +1,6 @@
 """What the engine says is, against what should be: each difference becomes a turn of one place, or nothing.
 
-A look that began before a place's last turn proves nothing about it, and a place with a task of ours under way is judged
+A look that began before a place's last turn proves nothing about it; a place with a task of ours under way is judged
 by that task's end.
 """
 

@@ -141,4 +141,5 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         keep_alive_seconds=shown.keep_alive_seconds,
         keep_priority=shown.keep_priority,
         shared=seen.shared,
+        version=seen.version,
     )

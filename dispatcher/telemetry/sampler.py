@@ -21,6 +21,7 @@ from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Sample, Snapshot, UnknownReason
 
+LEAST_SECONDS = 1.0  # what any source may take, however impatient one is with Prometheus
 GRACE_SECONDS = 0.5  # over a source's own deadline, which has the better words
 OWN_FAULT = {"prometheus": UnknownReason.PROM_ERROR, "host": UnknownReason.HOST_UNREADABLE}
 SILENT = {"prometheus": UnknownReason.PROM_UNREACHABLE, "host": UnknownReason.HOST_UNREADABLE}
@@ -121,7 +122,7 @@ class Sampler:
 
     async def _ask(self, source: Source, now_seconds: float) -> _Answer:
         name = source.name
-        deadline_seconds = self._settings().telemetry.prometheus.timeout_seconds + GRACE_SECONDS
+        deadline_seconds = max(self._settings().telemetry.prometheus.timeout_seconds, LEAST_SECONDS) + GRACE_SECONDS
         try:
             async with asyncio.timeout(deadline_seconds):
                 samples = await source.sample(now_seconds)

@@ -206,6 +206,9 @@ class LifecycleSettings:
     """auto: labelled containers, else an Ollama with a model of the chain, else rehearsal (without a file)."""
     docker_url: str | None = None
     """Where Docker answers; none: its current context."""
+    docker_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels a container must carry besides ours: keeps two stacks on one engine apart, for example
+    `com.docker.compose.project: night`."""
     ollama_url: str = "http://127.0.0.1:11434"
     """A plain Ollama server."""
     capacity_bytes: int | None = None

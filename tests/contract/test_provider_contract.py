@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from dispatcher.rehearsal.server import PRIOR_MODELS, RehearsalServer
 from dispatcher.telemetry.engine_source import EngineSource
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN, LifecycleSettings, RehearsalSettings
-from tests.lifecycle.container_places import ContainerPlaces, why_not
+from tests.realdocker import SOCKET
 
 FAST = 0.05  # of the simulated load seconds
 
@@ -38,20 +38,17 @@ class Stage:
         return next(seen for seen in await self.provider.list() if seen.place == (place or self.place))
 
 
-async def _docker(stack: AsyncExitStack) -> Stage:
-    if (missing := why_not()) is not None:
-        pytest.skip(missing)
-    containers = ContainerPlaces()
-    stack.callback(containers.remove)
-    models = ("phi3:mini", "llama3.2:3b")
-    places = {Place(server=f"docker:{containers.declare(model)}", model=model) for model in models}
+async def _docker(stack: AsyncExitStack, request: pytest.FixtureRequest) -> Stage:
+    model_containers = request.getfixturevalue("model_containers")
+    made = [model_containers(model) for model in ("phi3:mini", "llama3.2:3b")]
+    places = {Place(server=f"docker:{container.name}", model=container.model) for container in made}
     source = EngineSource()
     stack.push_async_callback(source.close)
-    provider = DockerProvider(LifecycleSettings(stop_grace_seconds=5), source.look)
-    return Stage(provider, min(places), places)
+    settings = LifecycleSettings(docker_url=f"unix://{SOCKET}", stop_grace_seconds=1)
+    return Stage(DockerProvider(settings, source.look), min(places), places)
 
 
-async def _ollama(stack: AsyncExitStack) -> Stage:
+async def _ollama(stack: AsyncExitStack, _: pytest.FixtureRequest) -> Stage:
     server = RehearsalServer(PRIOR_MODELS, time_scale=FAST)
     await server.start()
     stack.push_async_callback(server.stop)
@@ -62,7 +59,7 @@ async def _ollama(stack: AsyncExitStack) -> Stage:
     return Stage(provider, max(places), places)
 
 
-async def _rehearsal(stack: AsyncExitStack) -> Stage:
+async def _rehearsal(stack: AsyncExitStack, _: pytest.FixtureRequest) -> Stage:
     source, calls = EngineSource(), EngineCalls()
     stack.push_async_callback(source.close)
     stack.push_async_callback(calls.close)
@@ -76,9 +73,9 @@ async def _rehearsal(stack: AsyncExitStack) -> Stage:
     ids=lambda make: make.__name__.strip("_"),
 )
 async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    make: Callable[[AsyncExitStack], object] = request.param
+    make: Callable[..., Awaitable[Stage]] = request.param
     async with AsyncExitStack() as stack:
-        stage = await make(stack)
+        stage = await make(stack, request)
         stack.push_async_callback(stage.provider.close)
         yield stage
 

@@ -313,6 +313,22 @@ async def test_leases_survive_until_they_are_forgotten(path):
         assert [renewed] == store.leases()
 
 
+async def test_what_is_owed_never_overwrites_what_came_later(path):
+    ready, renewed = (replace(a_lease(), expires_at_seconds=NOW + seconds) for seconds in (60, 120))
+    with a_store(path) as store:
+        store.owe_lease(ready)
+        await store.renew_lease(renewed)
+        assert [renewed] == store.leases()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            store.owe_lease(ready)
+            with pytest.raises(HistoryUnavailable):
+                await store.record_outcome(a_completed())
+            other.execute("ROLLBACK")
+        await store.renew_lease(renewed)
+        assert [renewed] == store.leases()
+
+
 async def test_pin_and_flags_survive(path):
     with a_store(path) as store:
         assert store.pinned_model() is None

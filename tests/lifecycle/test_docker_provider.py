@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import pytest
@@ -13,104 +14,107 @@ from dispatcher.lifecycle.docker_provider import DockerProvider
 from dispatcher.telemetry.engine_source import EngineSource
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from dispatcher.vocabulary.settings import MIB, LifecycleSettings
-from tests.lifecycle.container_places import ContainerPlaces, why_not
+from tests.realdocker import SOCKET, ModelContainer, ModelContainers
 
-pytestmark = pytest.mark.needs_docker
 MODEL = "phi3:mini"
-LABELS = {"dispatcher.managed": "true", "dispatcher.model": MODEL}
-
-
-@pytest.fixture
-def containers():
-    if (missing := why_not()) is not None:
-        pytest.skip(missing)
-    places = ContainerPlaces()
-    yield places
-    places.remove()
+NEIGHBOUR = {"dispatcher.managed": None, "dispatcher.model": None}  # no label of ours
 
 
 @pytest.fixture
 async def provider():
     source = EngineSource()
-    provider = DockerProvider(LifecycleSettings(stop_grace_seconds=1), source.look)
+    provider = DockerProvider(LifecycleSettings(docker_url=f"unix://{SOCKET}", stop_grace_seconds=1), source.look)
     yield provider
     await provider.close()
     await source.close()
 
 
-def place_of(name: str, model: str = MODEL) -> Place:
-    return Place(server=f"docker:{name}", model=model)
+def place_of(container: ModelContainer, model: str = MODEL) -> Place:
+    return Place(server=f"docker:{container.name}", model=model)
 
 
-async def seen_of(provider: DockerProvider, name: str) -> PlaceSeen | None:
-    return next((seen for seen in await provider.list() if seen.place.server == f"docker:{name}"), None)
+async def seen_of(provider: DockerProvider, container: ModelContainer) -> PlaceSeen | None:
+    return next((seen for seen in await provider.list() if seen.place.server == f"docker:{container.name}"), None)
+
+
+def events_of(container: ModelContainer, since_seconds: float) -> set[str]:
+    """What happened to it since, in Docker's words."""
+    client, made, until = container.engine.client, container.inspect()["Id"], int(time.time()) + 1
+    seen = client.events(since=int(since_seconds), until=until, filters={"container": made}, decode=True)
+    return {event["Action"] for event in seen}
+
+
+def declare_by_hand(containers: ModelContainers, name: str, model: str) -> ModelContainer:
+    """A labelled container that publishes nothing."""
+    engine = containers.engine
+    labels = {"dispatcher.managed": "true", "dispatcher.model": model, "dispatcher.test": engine.prefix}
+    engine.client.containers.create(containers.image, ["/bin/busybox", "sleep", "60"], name=name, labels=labels)
+    containers.made.append(ModelContainer(name=name, model=model, port=0, engine=engine))
+    return containers.made[-1]
 
 
 @pytest.mark.parametrize(
     "labels",
     [
-        pytest.param({}, id="no label"),
-        pytest.param({"dispatcher.model": MODEL}, id="a model, but not managed"),
-        pytest.param({"dispatcher.managed": "true"}, id="managed, but no model"),
-        pytest.param({"dispatcher.managed": "yes", "dispatcher.model": MODEL}, id="managed is not true"),
+        pytest.param(NEIGHBOUR, id="no label"),
+        pytest.param({"dispatcher.managed": None}, id="a model, but not managed"),
+        pytest.param({"dispatcher.model": None}, id="managed, but no model"),
+        pytest.param({"dispatcher.managed": "yes"}, id="managed is not true"),
     ],
 )
-async def test_a_container_that_is_not_declared_is_neither_listed_nor_touched(containers, provider, labels):
-    neighbour = containers.declare(labels=labels)
-    ours = containers.declare()
+async def test_a_container_that_is_not_declared_is_neither_listed_nor_touched(model_containers, provider, labels):
+    neighbour = model_containers(labels=labels)
+    ours = model_containers()
     since = time.time()
 
     assert await seen_of(provider, neighbour) is None
     for ask in (provider.start, provider.stop, lambda place: provider.load(place, 4096)):
-        with pytest.raises(PlaceNotOurs, match=neighbour):
+        with pytest.raises(PlaceNotOurs, match=neighbour.name):
             await ask(place_of(neighbour))
     await provider.start(place_of(ours))
     await provider.stop(place_of(ours))
 
-    assert {"create"} >= set(containers.events(neighbour, since, time.time()))
-    assert {"start", "die", "stop"} <= set(containers.events(ours, since, time.time()))
+    assert events_of(neighbour, since) <= {"create"}
+    assert {"start", "die", "stop"} <= events_of(ours, since)
 
 
-async def test_a_container_made_anew_under_its_name_for_another_model_is_not_touched(containers, provider):
-    name = containers.declare()
-    seen = await seen_of(provider, name)
-    containers.container(name).remove()
-    containers.client.containers.create(
-        "dispatcher-test-place", ["/bin/busybox", "sleep", "60"], name=name,
-        labels=LABELS | {"dispatcher.model": "qwen2.5:7b"},
-    )  # fmt: skip
+async def test_a_container_made_anew_under_its_name_for_another_model_is_not_touched(model_containers, provider):
+    container = model_containers()
+    seen = await seen_of(provider, container)
+    container.remove()
+    anew = declare_by_hand(model_containers, container.name, "qwen2.5:7b")
 
     with pytest.raises(PlaceNotOurs, match=r"qwen2\.5:7b"):
         await provider.start(seen.place)
 
-    assert containers.container(name).status == "created"
+    assert anew.state()["Status"] == "created"
 
 
-async def test_a_container_removed_since_the_list_is_no_place_any_more(containers, provider):
-    name = containers.declare()
-    seen = await seen_of(provider, name)
-    containers.container(name).remove()
+async def test_a_container_removed_since_the_list_is_no_place_any_more(model_containers, provider):
+    container = model_containers()
+    seen = await seen_of(provider, container)
+    container.remove()
 
     for ask in (provider.start, provider.stop):
         with pytest.raises(PlaceNotOurs, match="no container"):
             await ask(seen.place)
-    assert await seen_of(provider, name) is None
+    assert await seen_of(provider, container) is None
 
 
-async def test_two_containers_for_one_model_are_two_places(containers, provider):
-    names = [containers.declare(), containers.declare()]
+async def test_two_containers_for_one_model_are_two_places(model_containers, provider):
+    containers = [model_containers(), model_containers()]
 
-    seen = [await seen_of(provider, name) for name in names]
+    seen = [await seen_of(provider, container) for container in containers]
 
-    assert [place_of(name) for name in names] == [one.place for one in seen]
+    assert [place_of(container) for container in containers] == [one.place for one in seen]
 
 
-async def test_a_running_place_tells_its_memory_its_cpu_and_its_limit(containers, provider):
-    name = containers.declare(MODEL, "--allocate", "--resident-bytes", "60MiB", memory_bytes=300 * MIB)
-    await provider.start(place_of(name))
-    await provider.load(place_of(name), 4096)
-    first = await seen_of(provider, name)
-    second = await seen_of(provider, name)
+async def test_a_running_place_tells_its_memory_its_cpu_and_its_limit(model_containers, provider):
+    container = model_containers(MODEL, resident_bytes=60 * MIB, memory_bytes=300 * MIB)
+    await provider.start(place_of(container))
+    await provider.load(place_of(container), 4096)
+    first = await seen_of(provider, container)
+    second = await seen_of(provider, container)
 
     assert 300 * MIB == first.memory_limit_bytes
     assert 60 * MIB < first.memory_used_bytes < 300 * MIB
@@ -120,13 +124,13 @@ async def test_a_running_place_tells_its_memory_its_cpu_and_its_limit(containers
     assert (None, False, False) == (first.exit_code, first.oom_killed, first.paused)
 
 
-async def test_a_stopped_place_tells_how_it_ended(containers, provider):
-    name = containers.declare()
-    fresh = await seen_of(provider, name)
-    await provider.start(place_of(name))
-    await provider.load(place_of(name), 4096)
-    await provider.stop(place_of(name))
-    stopped = await seen_of(provider, name)
+async def test_a_stopped_place_tells_how_it_ended(model_containers, provider):
+    container = model_containers()
+    fresh = await seen_of(provider, container)
+    await provider.start(place_of(container))
+    await provider.load(place_of(container), 4096)
+    await provider.stop(place_of(container))
+    stopped = await seen_of(provider, container)
 
     assert (None, None, "never started") == (fresh.exit_code, fresh.started_at_seconds, fresh.because)
     assert 0 == stopped.exit_code
@@ -135,125 +139,127 @@ async def test_a_stopped_place_tells_how_it_ended(containers, provider):
     assert fresh.endpoint == stopped.endpoint
 
 
-async def test_a_paused_place_is_not_running_and_is_not_asked(containers, provider):
-    name = containers.declare()
-    await provider.start(place_of(name))
-    containers.container(name).pause()
-    paused = await seen_of(provider, name)
+async def test_a_paused_place_is_not_running_and_is_not_asked(model_containers, provider):
+    container = model_containers()
+    await provider.start(place_of(container))
+    container.engine.client.api.pause(container.name)
+    paused = await seen_of(provider, container)
 
     assert (False, True, None) == (paused.running, paused.paused, paused.answers)
     assert "paused" in paused.because
     with pytest.raises(EngineRefused, match="paused"):
-        await provider.start(place_of(name))
+        await provider.start(place_of(container))
     with pytest.raises(EngineRefused, match="paused"):
-        await provider.load(place_of(name), 4096)
+        await provider.load(place_of(container), 4096)
 
 
-async def test_a_place_that_does_not_answer_yet_runs_and_does_not_answer(containers, provider):
-    name = containers.declare(MODEL, "--startup-seconds", "600")
-    await provider.start(place_of(name))
-    seen = await seen_of(provider, name)
+async def test_a_place_that_does_not_answer_yet_runs_and_does_not_answer(model_containers, provider):
+    container = model_containers(options=["--startup-seconds", "600"])
+    await provider.start(place_of(container))
+    seen = await seen_of(provider, container)
 
     assert (True, False, None) == (seen.running, seen.answers, seen.loaded)
     assert seen.because
 
 
-async def test_a_model_the_server_does_not_have_is_not_installed(containers, provider):
-    name = containers.declare("llama3.2:3b", labels=LABELS)
-    await provider.start(place_of(name))
+async def test_a_model_the_server_does_not_have_is_not_installed(model_containers, provider):
+    container = model_containers("llama3.2:3b", labels={"dispatcher.model": MODEL})
+    await provider.start(place_of(container))
     with pytest.raises(EngineRefused, match="not found") as refused:
-        await provider.load(place_of(name), 4096)
-    seen = await seen_of(provider, name)
+        await provider.load(place_of(container), 4096)
+    seen = await seen_of(provider, container)
 
     assert 404 == refused.value.status
     assert (True, True, False, False) == (seen.running, seen.answers, seen.loaded, seen.installed)
 
 
-async def test_a_load_ends_when_its_container_exits(containers, provider):
-    name = containers.declare(command=["/bin/busybox", "sh", "-c", "sleep 0.5; exit 7"])
-    await provider.start(place_of(name))
+async def test_a_load_ends_when_its_container_exits(model_containers, provider):
+    container = model_containers(command=["/bin/sh", "-c", "sleep 0.5; exit 7"])
+    await provider.start(place_of(container))
 
     with pytest.raises(EngineRefused, match="exit code 7"):
-        await provider.load(place_of(name), 4096)
+        await provider.load(place_of(container), 4096)
 
 
-async def test_a_load_ends_when_its_container_is_stopped(containers, provider):
-    name = containers.declare(MODEL, "--load-seconds", "600")
-    await provider.start(place_of(name))
-    load = asyncio.create_task(provider.load(place_of(name), 4096))
+async def test_a_load_ends_when_its_container_is_stopped(model_containers, provider):
+    container = model_containers(load_seconds=600)
+    await provider.start(place_of(container))
+    load = asyncio.create_task(provider.load(place_of(container), 4096))
     async with asyncio.timeout(30):
-        while not (await seen_of(provider, name)).answers:
+        while not (await seen_of(provider, container)).answers:
             pass
-    await provider.stop(place_of(name))
+    await provider.stop(place_of(container))
 
     with pytest.raises(EngineRefused, match="exit code"):
         await load
 
 
-async def test_a_load_beyond_the_containers_memory_is_refused_and_the_container_runs_on(containers, provider):
-    name = containers.declare(MODEL, "--allocate", "--resident-bytes", "400MiB", memory_bytes=150 * MIB)
-    await provider.start(place_of(name))
+async def test_a_load_beyond_the_containers_memory_is_refused_and_the_container_runs_on(model_containers, provider):
+    container = model_containers(MODEL, resident_bytes=400 * MIB, memory_bytes=150 * MIB)
+    await provider.start(place_of(container))
 
     with pytest.raises(EngineRefused, match="signal: killed") as refused:
-        await provider.load(place_of(name), 4096)
+        await provider.load(place_of(container), 4096)
 
     assert 500 == refused.value.status
-    assert (await seen_of(provider, name)).running
+    assert (await seen_of(provider, container)).running
 
 
-async def test_a_container_that_cannot_start_is_refused_in_dockers_words(containers, provider):
-    name = containers.declare(command=["/no/such/program"])
+async def test_a_container_that_cannot_start_is_refused_in_dockers_words(model_containers, provider):
+    container = model_containers()
+    somebody_else = socket.create_server(("127.0.0.1", container.port))
+    with somebody_else, pytest.raises(EngineRefused, match="address already in use") as refused:
+        await provider.start(place_of(container))
 
-    with pytest.raises(EngineRefused, match="no such file"):
-        await provider.start(place_of(name))
-
-
-async def test_the_endpoint_label_wins_over_the_published_port(containers, provider):
-    name = containers.declare(labels=LABELS | {"dispatcher.endpoint": "http://ollama-phi:11434/"})
-
-    assert "http://ollama-phi:11434" == (await seen_of(provider, name)).endpoint
+    assert 500 == refused.value.status
 
 
-async def test_a_container_that_nobody_can_reach_is_listed_and_says_why(containers, provider):
-    name = containers.declare(publish=False)
-    await provider.start(place_of(name))
-    seen = await seen_of(provider, name)
+async def test_the_endpoint_label_wins_over_the_published_port(model_containers, provider):
+    container = model_containers(labels={"dispatcher.endpoint": "http://ollama-phi:11434/"})
+
+    assert "http://ollama-phi:11434" == (await seen_of(provider, container)).endpoint
+
+
+async def test_a_container_that_nobody_can_reach_is_listed_and_says_why(model_containers, provider):
+    container = declare_by_hand(model_containers, f"{model_containers.engine.prefix}-unpublished", MODEL)
+    await provider.start(place_of(container))
+    seen = await seen_of(provider, container)
 
     assert (True, None, None, None) == (seen.running, seen.endpoint, seen.answers, seen.installed)
     assert "dispatcher.endpoint" in seen.because
     with pytest.raises(EngineRefused, match=r"dispatcher\.endpoint"):
-        await provider.load(place_of(name), 4096)
+        await provider.load(place_of(container), 4096)
 
 
-async def test_what_happens_to_a_place_wakes_and_what_happens_to_others_does_not(containers, provider):
-    neighbour, ours = containers.declare(labels={}), containers.declare()
+async def test_what_happens_to_a_place_wakes_and_what_happens_to_others_does_not(model_containers, provider):
+    neighbour, ours = model_containers(labels=NEIGHBOUR), model_containers()
     waking = asyncio.create_task(provider.wake())
     async with asyncio.timeout(30):
         while not waking.done():  # the stream may not be open yet: start ours until it is noticed
-            await asyncio.to_thread(containers.container(ours).start)
-            await asyncio.to_thread(containers.container(ours).kill)
+            await asyncio.to_thread(ours.start)
+            await asyncio.to_thread(ours.kill)
             await asyncio.wait({waking}, timeout=0.2)
     again = asyncio.create_task(provider.wake())
     while again in (await asyncio.wait({again}, timeout=0.5))[0]:  # until the rest of its own events has arrived
         again = asyncio.create_task(provider.wake())
-    await asyncio.to_thread(containers.container(neighbour).start)
+    await asyncio.to_thread(neighbour.start)
     await asyncio.wait({again}, timeout=1)
     silent_of_the_neighbour = not again.done()
-    await asyncio.to_thread(containers.container(ours).start)
+    await asyncio.to_thread(ours.start)
     async with asyncio.timeout(30):
         await again
 
     assert silent_of_the_neighbour
 
 
-async def test_nothing_but_reads_starts_and_stops_is_ever_asked(containers, provider):
+async def test_nothing_but_reads_starts_and_stops_is_ever_asked(model_containers, provider):
     """By Docker's own words on what happened to a place in a whole life."""
-    name = containers.declare()
+    container = model_containers()
     since = time.time()
-    await provider.start(place_of(name))
-    await provider.load(place_of(name), 4096)
+    await provider.start(place_of(container))
+    await provider.load(place_of(container), 4096)
     await provider.list()
-    await provider.stop(place_of(name))
+    await provider.stop(place_of(container))
 
-    happened = set(containers.events(name, since, time.time()))
+    happened = events_of(container, since)
     assert happened <= {"create", "start", "kill", "die", "stop"}, json.dumps(sorted(happened))

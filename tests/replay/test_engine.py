@@ -10,77 +10,18 @@ from typing import Any
 import pytest
 
 from dispatcher.replay.asks import (
-    Ask,
-    Event,
-    Fault,
     Finished,
     LoadEnded,
     LoadStarted,
     Noise,
-    Refused,
     RunnerGone,
     Token,
 )
-from dispatcher.replay.engine import Engine
-from dispatcher.replay.models import GIB, Limits, RehearsalModel
+from dispatcher.replay.models import GIB
 from dispatcher.replay.runner import RunnerState
+from tests.replay.playing import QUIET, A, B, C, a_model, an_ask, an_engine, finished, load, loaded, play, refused
 
 TIMELINE = Path(__file__).parent.parent / "fixtures" / "ollama" / "timeline.json"
-QUIET = Noise(scheduler_seconds=0.0)
-A, B, C = "phi3:mini", "llama3.2:3b", "qwen2.5:7b"
-
-
-def a_model(name: str = A, **more: Any) -> RehearsalModel:
-    """Loads in 2 s, evaluates 100 and says 10 tokens a second, 1 GiB."""
-    given: dict[str, Any] = {
-        "name": name,
-        "file_bytes": GIB // 2,
-        "resident_bytes": GIB,
-        "kv_bytes_per_token": 1024,
-        "load_seconds": 2.0,
-        "decode_tokens_per_second": 10.0,
-        "prefill_tokens_per_second": 100.0,
-        "context_max": 8192,
-    }
-    return RehearsalModel(**{**given, **more})
-
-
-def an_engine(*models: RehearsalModel, **limits: Any) -> Engine:
-    chosen = models or (a_model(A), a_model(B), a_model(C))
-    return Engine({model.name: model for model in chosen}, Limits(**{"contention_ratio": 0.0, **limits}))
-
-
-def an_ask(model: str = A, **more: Any) -> Ask:
-    return Ask(**{"model": model, "prompt_tokens": 100, "num_predict": 11, **more})
-
-
-def play(engine: Engine, until_seconds: float = 1e6) -> list[Event]:
-    """Everything that happens by itself from here on."""
-    told: list[Event] = []
-    while (at := engine.next_event_at()) is not None and at <= until_seconds:
-        told += engine.advance(at)
-    return told + engine.advance(until_seconds)
-
-
-def finished(events: list[Event]) -> dict[int, Finished]:
-    return {event.request: event for event in events if isinstance(event, Finished)}
-
-
-def refused(events: list[Event]) -> dict[int, tuple[int, str]]:
-    return {event.request: (event.status, event.text) for event in events if isinstance(event, Refused)}
-
-
-def loaded(engine: Engine) -> list[str]:
-    return [runner.model.name for runner in engine.loaded()]
-
-
-def load(engine: Engine, now_seconds: float, *models: str, **more: Any) -> float:
-    """Loads them one after another and says when the last one is there."""
-    for model in models:
-        engine.submit(now_seconds, an_ask(model, work="load", **more), QUIET)
-        now_seconds += engine.models[model].load_seconds
-        engine.advance(now_seconds)
-    return now_seconds
 
 
 def test_a_cold_answer_is_load_then_prompt_then_tokens() -> None:
@@ -316,55 +257,6 @@ def test_a_prompt_that_is_too_long_is_cut_silently_or_refused_if_that_was_asked_
 
     assert {cut: 4096} == {number: done.prompt_tokens for number, done in finished(events).items()}
     assert {not_cut: (400, "the input length exceeds the context length")} == refused(events)
-
-
-def test_a_silent_server_stands_still_and_goes_on_where_it_was() -> None:
-    engine = an_engine()
-    start = load(engine, 0.0, A)
-    answering = engine.submit(start, an_ask(), QUIET)
-    engine.submit(start, an_ask(B), QUIET)
-    engine.set_faults(start + 1.5, (Fault(silent=True),))
-    assert engine.next_event_at() is None
-
-    engine.set_faults(start + 101.5, ())
-    events = play(engine, 200.0)
-
-    assert pytest.approx(101.0) == finished(events)[answering].eval_seconds
-    assert [pytest.approx(start + 102.0)] == [one.at_seconds for one in events if isinstance(one, LoadEnded)]
-
-
-def test_faults_kill_at_a_token_refuse_loads_and_let_loads_die() -> None:
-    engine = an_engine()
-    engine.set_faults(0.0, (Fault(model=A, kill_runner_after_tokens=3), Fault(model=B, refuse_loads="busy"),
-                            Fault(model=C, fail_loads=1)))  # fmt: skip
-    killed, busy, dying = (engine.submit(0.0, an_ask(model, token_events=True), QUIET) for model in (A, B, C))
-
-    events = play(engine, 100.0)
-
-    assert {killed: 500, busy: 503, dying: 500} == {number: status for number, (status, _) in refused(events).items()}
-    assert [1, 2, 3] == [event.index for event in events if isinstance(event, Token)]
-
-    again = engine.submit(200.0, an_ask(C), QUIET)
-    assert again in finished(play(engine, 300.0))
-
-
-def test_a_slowed_server_takes_that_many_times_as_long_to_answer() -> None:
-    engine = an_engine()
-    start = load(engine, 0.0, A)
-    engine.set_faults(start, (Fault(slowdown_ratio=3.0),))
-    number = engine.submit(start, an_ask(), QUIET)
-
-    assert pytest.approx(6.0) == finished(play(engine, 100.0))[number].total_seconds
-
-
-def test_a_load_that_ends_outside_waits_to_be_told() -> None:
-    engine = an_engine(loads_end_outside=True)
-    number = engine.submit(0.0, an_ask(), QUIET)
-    assert engine.next_event_at() is None
-
-    engine.end_load(7.0, A, loaded=True)
-
-    assert {number: pytest.approx(7.0)} == {key: one.load_seconds for key, one in finished(play(engine, 100.0)).items()}
 
 
 def test_embedding_takes_the_prompts_time_and_says_no_token() -> None:

@@ -1,36 +1,21 @@
-"""Real Prometheus and node_exporter on loopback, a proxy that counts, and servers that misbehave on purpose."""
+"""A proxy that counts, and servers that misbehave on purpose. The real parts: tests/realparts.py."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import random
-import signal
+import re
 import socket
-import subprocess
 import threading
-import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from urllib.parse import urlencode
+
+from tests.realparts import pick_port
 
 
-def free_port() -> int:
-    """Below 32768: an ephemeral port may be taken by the very connection that waits for it."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
-async def eventually(condition: Callable[[], object], *, within_seconds: float = 15.0) -> object:
+async def becomes_true(condition: Callable[[], object], *, within_seconds: float = 15.0) -> object:
     """The first truthy answer; AssertionError when there is none in time. A condition that raises is not met."""
     async with asyncio.timeout(within_seconds):
         while True:
@@ -40,66 +25,6 @@ async def eventually(condition: Callable[[], object], *, within_seconds: float =
             except OSError:
                 pass
             await asyncio.sleep(0.05)
-
-
-@contextmanager
-def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        process.wait(10)
-
-
-def until_open(port: int, *, within_seconds: float = 15.0) -> None:
-    give_up = time.monotonic() + within_seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.05)
-
-
-@contextmanager
-def a_node_exporter() -> Iterator[str]:
-    port = free_port()
-    with running("prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{port}"):
-        until_open(port)
-        yield f"127.0.0.1:{port}"
-
-
-@contextmanager
-def a_prometheus(folder: Path, target: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its url and its process. Scrapes the target every second."""
-    port = free_port()
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "prometheus.yml"
-    config.write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        f"scrape_configs:\n- job_name: node\n  static_configs: [{{targets: ['{target}']}}]\n"
-    )
-    with running(
-        "prometheus",
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--storage.tsdb.retention.time=1h",
-    ) as process:
-        until_open(port)
-        yield f"http://127.0.0.1:{port}", process
-
-
-def asked_directly(url: str, expression: str) -> list[tuple[dict[str, str], float]]:
-    """The same instant query, without anything of ours in between."""
-    query = urlencode({"query": expression})
-    with urllib.request.urlopen(f"{url}/api/v1/query?{query}", timeout=5) as answer:
-        rows = json.load(answer)["data"]["result"]
-    return [(row["metric"], float(row["value"][1])) for row in rows]
 
 
 @contextmanager
@@ -137,7 +62,7 @@ def a_counting_proxy(url: str) -> Iterator[tuple[str, list[str]]]:
 
 @contextmanager
 def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", free_port()), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", pick_port()), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -148,14 +73,14 @@ def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 class SickServer:
-    """One TCP server whose behaviour is `act(connection, ended)`, and may be exchanged while it runs. Reads the
-    request's head first. `requests`: the heads it has read."""
+    """One TCP server whose behaviour is `act(connection, ended)`, and may be exchanged while it runs. `requests`:
+    those it has read."""
 
     def __init__(self, act: Callable[[socket.socket, threading.Event], None]) -> None:
         self.act = act
         self.requests: list[bytes] = []
         self._ended = threading.Event()
-        self._listening = socket.create_server(("127.0.0.1", free_port()))
+        self._listening = socket.create_server(("127.0.0.1", pick_port()))
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -187,13 +112,22 @@ class SickServer:
         connection.settimeout(10)
         with connection:
             try:
-                head = b""
-                while b"\r\n\r\n" not in head and (piece := connection.recv(65536)):
-                    head += piece
-                self.requests.append(head)
+                self.requests.append(_whole_request(connection))
                 self.act(connection, self._ended)
             except OSError:
                 return
+
+
+def _whole_request(connection: socket.socket) -> bytes:
+    """With its body: hanging up on unread bytes would reset the connection and lose the answer."""
+    told = b""
+    while b"\r\n\r\n" not in told and (piece := connection.recv(65536)):
+        told += piece
+    head, _, body = told.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    while length and len(body) < int(length[1]) and (piece := connection.recv(65536)):
+        body += piece
+    return head + b"\r\n\r\n" + body
 
 
 def saying(answer: bytes) -> Callable[[socket.socket, threading.Event], None]:

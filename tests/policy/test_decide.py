@@ -1,0 +1,525 @@
+"""The choice: the best, a ready place's margin, ties, fallbacks, the stored few, and that deciding is a function."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+
+from dispatcher.policy.decide import decide, policy_hash
+from dispatcher.vocabulary.decision import MAX_CANDIDATES, Decision
+from dispatcher.vocabulary.fleet import Place, PlaceState
+from dispatcher.vocabulary.profile import Measured, Rates, Success
+from dispatcher.vocabulary.settings import GIB, PolicySettings, Settings
+from dispatcher.vocabulary.signal import Freshness, UnknownReason
+from tests.builders import (
+    LLAMA,
+    NOW,
+    PHI,
+    QWEN,
+    a_fleet,
+    a_place_view,
+    a_reading,
+    a_ready_view,
+    a_request,
+    a_snapshot,
+    a_world,
+    some_profiles,
+)
+from tests.policy.worlds import requests, worlds
+
+FAST = {place: Rates(decode_tokens_per_second=Measured(value=1000.0, n=10**6)) for place in (PHI, LLAMA, QWEN)}
+KNOWN = {place: Rates(decode_tokens_per_second=Measured(value=30.0, n=50)) for place in (PHI, LLAMA, QWEN)}
+
+
+def decided(world, settings: Settings | None = None, **asked) -> Decision:
+    return decide(a_request(**asked), world, settings or Settings(), NOW)
+
+
+def short_of_memory(*views, available_gib: float = 4.0, **changes):
+    return a_world(
+        snapshot=a_snapshot(readings={"host_memory_available_bytes": available_gib * GIB}),
+        fleet=a_fleet(*views),
+        **changes,
+    )
+
+
+# ── a function ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(request=requests(), world=worlds())
+@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_deciding_never_raises_never_mutates_and_never_changes_its_mind(request, world):
+    request_before, world_before = copy.deepcopy((request, world))
+    first = decide(request, world, Settings(), NOW)
+    second = decide(request, world, Settings(), NOW)
+
+    assert repr(first) == repr(second)  # repr, for NaN is not even equal to itself
+    assert (repr(request_before), repr(world_before)) == (repr(request), repr(world))
+    told = [(one.because, one.verdict) for one in first.candidates]  # rendered when read: must not raise either
+    assert first.sentence
+    assert 1 <= first.retry_after_seconds <= 120
+    assert [] == [verdict for _, verdict in told[1:] if verdict == "chosen"]
+    assert (first.chosen is None) == ("chosen" not in [verdict for _, verdict in told])
+    known = [view for view in world.fleet.places if view.place.model != "outside:1b"]
+    assert len(known) == len(first.candidates)
+    for candidate in first.candidates:
+        assert candidate.verdict == "rejected" or not (set(candidate.evicts) & {candidate.place})
+
+
+@given(request=requests(), world=worlds())
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_is_chosen_can_be_had(request, world):
+    """Whatever the world: not what is refused by its state, never a victim that is in use, never blind."""
+    decision = decide(request, world, Settings(), NOW)
+    views = {view.place: view for view in world.fleet.places}
+    for one in (decision.chosen, *decision.fallbacks):
+        if one is None:
+            continue
+        view = views[one.place]
+        assert view.state in (PlaceState.STOPPED, PlaceState.STARTING, PlaceState.READY)
+        assert view.breaker != "open"
+        assert request.model in ("auto", "", one.place.model)
+        assert all(views[victim].evictable(NOW) for victim in one.evicts)
+        assert not (one.evicts and world.snapshot.freshness is not Freshness.FRESH)
+        assert one.num_ctx >= request.context_tokens
+
+
+def test_equal_settings_have_equal_hashes_and_other_ones_another():
+    assert policy_hash(PolicySettings()) == policy_hash(PolicySettings())
+    assert policy_hash(PolicySettings()) != policy_hash(PolicySettings(margin_ratio=0.06))
+    assert f"default@{policy_hash(PolicySettings())}" == decided(a_world()).policy
+    assert 4 == len(policy_hash(PolicySettings()))
+
+
+# ── the choice ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("complexity", "prefer", "expected"),
+    [
+        pytest.param("complex", "quality", QWEN, id="what is hard and must be good goes to the most capable"),
+        pytest.param("simple", "speed", LLAMA, id="what is simple and must be quick goes to the fastest"),
+    ],
+)
+def test_the_chain_is_climbed_as_far_as_the_task_is_worth(complexity, prefer, expected):
+    world = a_world(fleet=a_fleet(a_ready_view(PHI), a_ready_view(LLAMA), a_ready_view(QWEN)))
+
+    assert expected == decided(world, complexity=complexity, prefer=prefer, task="coding").chosen.place
+
+
+def test_the_most_capable_wins_where_all_are_equally_fast():
+    world = a_world(
+        fleet=a_fleet(a_ready_view(PHI), a_ready_view(LLAMA), a_ready_view(QWEN)), profiles=some_profiles(rates=FAST)
+    )
+
+    assert QWEN == decided(world, complexity="simple").chosen.place
+
+
+def test_no_place_at_all_is_a_decision_too():
+    decision = decided(a_world(fleet=a_fleet(a_place_view(Place(server="docker:x", model="outside:1b")))))
+
+    assert None is decision.chosen
+    assert () == decision.candidates
+    assert "No model for this moderate general request: no place of the chain is known here." == decision.sentence
+    assert 10 == decision.retry_after_seconds
+
+
+def with_margin(margin_ratio: float) -> Settings:
+    return replace(Settings(), policy=PolicySettings(margin_ratio=margin_ratio))
+
+
+def lead_of(cold: Place, ready: Place, world, settings: Settings) -> float:
+    """By how much the cold place's score is ahead."""
+    found = {one.place: one.score for one in decided(world, settings).candidates}
+    return found[cold] - found[ready]
+
+
+@pytest.mark.parametrize("cold_state", [PlaceState.STOPPED, PlaceState.STARTING])
+def test_a_ready_place_is_kept_within_the_margin_and_left_beyond_it(cold_state):
+    """The margin: 0.05 (set so that the lead is just inside, then just outside) plus load seconds / 600."""
+    world = a_world(
+        fleet=a_fleet(a_ready_view(PHI), a_place_view(QWEN, state=cold_state, num_ctx=4096)),
+        profiles=some_profiles(rates=FAST),
+    )
+    settings = with_margin(0.0)
+    lead = lead_of(QWEN, PHI, world, settings)
+    load = next(one for one in decided(world).candidates if one.place == QWEN).prediction.load_seconds
+    assert lead > 0
+
+    assert PHI == decided(world, with_margin(lead - load / 600 + 1e-6)).chosen.place
+    assert QWEN == decided(world, with_margin(lead - load / 600 - 1e-6)).chosen.place
+
+
+def test_between_two_ready_places_there_is_no_margin():
+    world = a_world(fleet=a_fleet(a_ready_view(PHI), a_ready_view(QWEN)), profiles=some_profiles(rates=FAST))
+
+    assert QWEN == decided(world, with_margin(0.9)).chosen.place
+
+
+def test_a_ready_place_that_would_have_to_be_reloaded_has_no_advantage():
+    ready = a_ready_view(PHI)
+    world = a_world(fleet=a_fleet(ready, a_place_view(QWEN)), profiles=some_profiles(rates=FAST))
+
+    assert PHI == decided(world, with_margin(0.9)).chosen.place
+    assert QWEN == decided(world, with_margin(0.9), prompt_tokens=6000).chosen.place
+
+
+def test_equal_models_tie_by_chain_order():
+    llama, phi = Settings().models[1], Settings().models[0]
+    twin = replace(llama, name="twin")
+    settings = replace(Settings(), models=(phi, llama, twin))
+    facts = {model.name: model.facts() for model in settings.models}
+    twins = Place(server="docker:twin", model="twin")
+    for views in (
+        (a_place_view(LLAMA), a_place_view(twins)),
+        (a_place_view(twins), a_place_view(LLAMA)),
+    ):
+        decision = decided(a_world(fleet=a_fleet(*views), profiles=some_profiles(facts=facts)), settings)
+        assert LLAMA == decision.chosen.place
+
+
+def test_equal_places_share_the_work_by_a_stable_hash_of_the_request():
+    places = [Place(server=f"docker:llama-{index}", model="llama3.2:3b") for index in range(3)]
+    world = a_world(fleet=a_fleet(*(a_ready_view(place) for place in places)))
+    chosen = [decided(world, id=f"d-{number}").chosen.place for number in range(60)]
+    again = [decided(world, id=f"d-{number}").chosen.place for number in range(60)]
+
+    assert chosen == again
+    assert set(places) == set(chosen)
+    assert min(chosen.count(place) for place in places) >= 10
+
+
+def test_fallbacks_stand_in_order_of_health_then_performance():
+    slow = {
+        PHI: Rates(decode_tokens_per_second=Measured(value=200.0, n=10**6)),
+        LLAMA: Rates(decode_tokens_per_second=Measured(value=5.0, n=10**6)),
+    }
+    other = Place(server="docker:phi-2", model="phi3:mini")
+    views = (
+        a_ready_view(QWEN),
+        a_ready_view(PHI, breaker="half_open"),  # quick, not well
+        a_ready_view(LLAMA),  # well, slow
+        a_ready_view(other),  # well, between
+    )
+    world = a_world(fleet=a_fleet(*views), profiles=some_profiles(rates=slow))
+    decision = decided(world, complexity="complex", prefer="quality")
+
+    assert QWEN == decision.chosen.place
+    assert [other, LLAMA, PHI] == [one.place for one in decision.fallbacks]
+    assert decision.chosen is decision.candidates[0]
+
+
+def test_at_most_32_candidates_are_stored_and_the_rest_is_counted_by_rule():
+    ready = [a_ready_view(Place(server=f"docker:r-{n}", model="llama3.2:3b"), budget_bytes=1) for n in range(20)]
+    tripped = [
+        a_place_view(Place(server=f"docker:b-{n}", model="llama3.2:3b"), breaker="open") for n in range(15)
+    ]
+    draining = [
+        a_place_view(Place(server=f"docker:d-{n}", model="llama3.2:3b"), state=PlaceState.DRAINING) for n in range(10)
+    ]
+    decision = decided(a_world(fleet=a_fleet(*draining, *tripped, *ready)))
+
+    assert MAX_CANDIDATES == len(decision.candidates)
+    assert 19 == len(decision.fallbacks)
+    assert ["chosen"] + ["fallback"] * 19 + ["rejected"] * 12 == [one.verdict for one in decision.candidates]
+    assert (("breaker_open", 13),) == decision.uncounted
+
+
+def test_fallbacks_beyond_32_are_counted_too():
+    ready = [a_ready_view(Place(server=f"docker:r-{n}", model="llama3.2:3b"), budget_bytes=1) for n in range(40)]
+    decision = decided(a_world(fleet=a_fleet(*ready, a_place_view(QWEN, breaker="open"))))
+
+    assert MAX_CANDIDATES == len(decision.candidates)
+    assert (("breaker_open", 1), ("fallback", 8)) == decision.uncounted
+
+
+# ── names, pins, needs ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_named_model_is_used_however_it_scores():
+    world = a_world(fleet=a_fleet(a_ready_view(PHI), a_ready_view(LLAMA), a_place_view(QWEN)))
+    decision = decided(world, model="qwen2.5:7b", complexity="simple", prefer="speed")
+
+    assert QWEN == decision.chosen.place
+    assert () == decision.fallbacks
+
+
+def test_a_model_nobody_has_is_no_model_and_every_place_says_so():
+    decision = decided(a_world(), model="gpt-4")
+
+    assert None is decision.chosen
+    assert {"gpt-4 was asked for by name"} == {one.because for one in decision.candidates}
+
+
+def test_a_pinned_model_is_what_auto_means():
+    world = a_world(fleet=a_fleet(a_ready_view(PHI), a_ready_view(LLAMA), pinned_model="phi3:mini"))
+
+    assert PHI == decided(world, complexity="complex").chosen.place
+
+
+def test_what_is_required_outweighs_every_score():
+    world = a_world(fleet=a_fleet(a_ready_view(PHI), a_place_view(LLAMA)), profiles=some_profiles(rates=FAST))
+
+    assert LLAMA == decided(world, requires=frozenset({"tools"}), prefer="speed").chosen.place
+
+
+# ── context ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "num_ctx"),
+    [
+        (0, 4096),
+        (3896, 4096),  # 200 more for the answer: exactly
+        (3897, 8192),
+        (7992, 8192),
+        (7993, 16384),
+        (16184, 16384),
+        (16185, 32768),
+        (32568, 32768),
+        (32569, 36864),  # beyond the rungs in steps of 4,096: llama takes 131,072
+        (130_000, 131_072),
+    ],
+)
+def test_a_request_takes_the_smallest_context_that_holds_prompt_and_answer(prompt_tokens, num_ctx):
+    plenty = a_snapshot(readings={"host_memory_available_bytes": 200.0 * GIB})
+    world = a_world(snapshot=plenty, fleet=a_fleet(a_place_view(LLAMA), capacity_bytes=256 * GIB))
+    decision = decided(world, prompt_tokens=prompt_tokens, output_tokens=200)
+
+    assert num_ctx == decision.chosen.num_ctx
+
+
+def test_a_model_smaller_than_the_rung_gets_its_own_maximum():
+    facts = dict(some_profiles().facts)
+    facts["llama3.2:3b"] = replace(facts["llama3.2:3b"], context_max=6000)
+    world = a_world(fleet=a_fleet(a_place_view(LLAMA)), profiles=some_profiles(facts=facts))
+
+    assert 6000 == decided(world, prompt_tokens=5000).chosen.num_ctx
+
+
+@pytest.mark.parametrize(
+    ("loaded", "prompt_tokens", "num_ctx", "loads"),
+    [
+        pytest.param(8192, 300, 8192, False, id="more than enough is kept, not shrunk"),
+        pytest.param(4096, 3896, 4096, False, id="exactly enough"),
+        pytest.param(4096, 3897, 8192, True, id="one token too few: a reload"),
+        pytest.param(2048, 300, 2048, False, id="less than a rung, and enough"),
+    ],
+)
+def test_a_ready_place_is_reloaded_only_for_want_of_context(loaded, prompt_tokens, num_ctx, loads):
+    world = a_world(fleet=a_fleet(a_ready_view(LLAMA, num_ctx=loaded)))
+    decision = decided(world, prompt_tokens=prompt_tokens)
+
+    assert (num_ctx, loads) == (decision.chosen.num_ctx, decision.chosen.prediction.load_seconds > 0)
+
+
+def test_a_reload_makes_the_place_its_own_victim():
+    """2.6 GiB held and 2.1 free: 8,192 tokens of context (3.1 GiB × 1.1) fit because its own memory comes back."""
+    world = short_of_memory(a_ready_view(LLAMA), available_gib=2.1)
+    decision = decided(world, prompt_tokens=6000)
+
+    assert LLAMA == decision.chosen.place
+    assert () == decision.chosen.evicts
+    assert decision.sentence.startswith(
+        "llama3.2:3b for this moderate general request: it will reload with 8,192 tokens of context and"
+    )
+
+
+def test_a_place_that_is_down_but_leased_comes_back_with_what_its_leases_were_promised():
+    crashed = a_place_view(LLAMA, num_ctx=16384, leases=1, busy=True, budget_bytes=4 * GIB)
+
+    assert 16384 == decided(a_world(fleet=a_fleet(crashed))).chosen.num_ctx
+
+
+# ── waiting for leases ──────────────────────────────────────────────────────────────────────────────────────────────
+
+LEASED_LLAMA = a_ready_view(LLAMA, leases=1, busy=True, leased_until_seconds=NOW + 42)
+
+
+def test_a_named_model_that_only_leases_keep_out_is_worth_waiting_for():
+    decision = decided(short_of_memory(LEASED_LLAMA, a_place_view(QWEN)), model="qwen2.5:7b")
+
+    assert None is decision.chosen
+    assert QWEN == decision.wait_for.place
+    assert (LLAMA,) == decision.wait_for.rejection.blockers
+    assert 42 == decision.retry_after_seconds
+
+
+def test_nothing_is_waited_for_while_another_candidate_is_left_and_the_lease_is_named():
+    decision = decided(short_of_memory(LEASED_LLAMA, a_place_view(QWEN)), complexity="complex")
+
+    assert LLAMA == decision.chosen.place
+    assert None is decision.wait_for
+    assert "llama3.2:3b (2.6 GiB) is leased until 22:14:02" in decision.sentence
+
+
+def test_a_reload_of_a_leased_place_is_waited_for_too():
+    decision = decided(a_world(fleet=a_fleet(LEASED_LLAMA)), prompt_tokens=6000)
+
+    assert None is decision.chosen
+    assert (LLAMA, (LLAMA,)) == (decision.wait_for.place, decision.wait_for.rejection.blockers)
+
+
+def test_of_several_that_wait_the_one_with_the_least_need_is_taken():
+    views = (
+        a_ready_view(PHI, leases=1, busy=True, leased_until_seconds=NOW + 9, budget_bytes=8 * GIB),
+        a_place_view(QWEN),
+        a_place_view(LLAMA),
+    )
+    decision = decided(short_of_memory(*views, available_gib=2.0), requires=frozenset({"tools"}))
+
+    assert LLAMA == decision.wait_for.place
+
+
+def test_a_busy_or_pinned_place_is_nothing_to_wait_for():
+    for changes in ({"busy": True}, {"pinned": True, "leases": 1, "busy": True}):
+        decision = decided(short_of_memory(a_ready_view(LLAMA, **changes), a_place_view(QWEN)), model="qwen2.5:7b")
+        assert None is decision.wait_for
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        pytest.param(a_place_view(LLAMA, breaker="open"), 10, id="nothing to go by"),
+        pytest.param(a_place_view(LLAMA, retry_at_seconds=NOW + 33), 33, id="its next try"),
+        pytest.param(a_place_view(LLAMA, state=PlaceState.QUARANTINED, retry_at_seconds=NOW + 600), 120, id="at most"),
+        pytest.param(a_place_view(LLAMA, retry_at_seconds=NOW + 0.2), 1, id="at least"),
+    ],
+)
+def test_retry_after_is_when_asking_again_may_help(view, expected):
+    assert expected == decided(a_world(fleet=a_fleet(view))).retry_after_seconds
+
+
+# ── what is told about it ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "rates", "expected"),
+    [
+        pytest.param(a_snapshot(), KNOWN, "high", id="fresh, and five samples"),
+        pytest.param(a_snapshot(), {}, "medium", id="no own samples yet"),
+        pytest.param(a_snapshot(freshness=Freshness.STALE), KNOWN, "low", id="stale"),
+        pytest.param(a_snapshot(readings={"host_cpu_busy_ratio": None}), KNOWN, "low", id="a signal unknown"),
+    ],
+)
+def test_confidence_says_what_the_decision_rests_on(snapshot, rates, expected):
+    world = a_world(snapshot=snapshot, fleet=a_fleet(a_ready_view(LLAMA)), profiles=some_profiles(rates=rates))
+
+    assert expected == decided(world).confidence
+
+
+def test_host_readings_that_stand_in_make_it_medium():
+    snapshot = a_snapshot(source="host")
+    stood_in = {key: replace(one, source="host") for key, one in snapshot.readings.items()}
+    world = a_world(
+        snapshot=replace(snapshot, readings=stood_in),
+        fleet=a_fleet(a_ready_view(LLAMA)),
+        profiles=some_profiles(rates=KNOWN),
+    )
+
+    assert "medium" == decided(world).confidence
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "fleet", "degraded", "code"),
+    [
+        pytest.param(a_snapshot(), a_fleet(), False, None, id="all good"),
+        pytest.param(
+            a_snapshot(failing={"prometheus": UnknownReason.PROM_UNREACHABLE}),
+            a_fleet(),
+            True,
+            "prom_unreachable",
+            id="Prometheus fails, the host stands in",
+        ),
+        pytest.param(a_snapshot(), a_fleet(failing="down"), True, "engine_unreachable", id="the engine is down"),
+        pytest.param(a_snapshot(freshness=Freshness.STALE), a_fleet(), True, "prom_stale", id="stale"),
+        pytest.param(
+            a_snapshot(readings={"host_cpu_busy_ratio": None}), a_fleet(), False, "None", id="a value unknown"
+        ),
+    ],
+)
+def test_degraded_and_reasons_say_what_is_missing(snapshot, fleet, degraded, code):
+    decision = decided(a_world(snapshot=snapshot, fleet=fleet))
+
+    assert degraded == decision.degraded
+    assert ([code] if code else []) == [one.code for one in decision.reasons]
+
+
+def test_the_snapshot_used_is_named_with_its_age():
+    world = a_world(snapshot=a_snapshot(number=4127, at_seconds=NOW - 2.1))
+
+    decision = decided(world)
+
+    assert (4127, "prometheus") == (decision.snapshot_number, decision.snapshot_source)
+    assert pytest.approx(2.1) == decision.snapshot_age_seconds
+    assert None is decided(a_world(snapshot=a_snapshot(number=0))).snapshot_age_seconds
+
+
+SENTENCES = {
+    "ready": (
+        a_world(fleet=a_fleet(a_ready_view(LLAMA))),
+        {},
+        "llama3.2:3b for this moderate general request: it is ready and should answer in 20.9 s.",
+    ),
+    "to be started": (
+        a_world(fleet=a_fleet(a_place_view(LLAMA))),
+        {},
+        "llama3.2:3b for this moderate general request: it will be started and should answer in 24.4 s.",
+    ),
+    "starting": (
+        a_world(fleet=a_fleet(a_place_view(LLAMA, state=PlaceState.STARTING, num_ctx=4096, eta_seconds=2.0))),
+        {"task": "coding", "complexity": "complex"},
+        "llama3.2:3b for this complex coding request: it is starting and should answer in 22.9 s.",
+    ),
+    "after an eviction": (
+        short_of_memory(a_ready_view(LLAMA), a_place_view(QWEN), available_gib=4.4),
+        {"model": "qwen2.5:7b"},
+        "qwen2.5:7b for this moderate general request: it will be started after llama3.2:3b makes room "
+        "and should answer in 45.9 s.",
+    ),
+    "the more capable would not do": (
+        short_of_memory(LEASED_LLAMA, a_place_view(QWEN)),
+        {},
+        "llama3.2:3b for this moderate general request: it is ready and should answer in 41.8 s; qwen2.5:7b would "
+        "not do: needs 4.9 GiB, 3.0 GiB free after the reserve, short 1.9 GiB; llama3.2:3b (2.6 GiB) is leased until "
+        "22:14:02.",
+    ),
+    "none": (
+        a_world(fleet=a_fleet(a_place_view(LLAMA, breaker="open"), a_place_view(QWEN, state=PlaceState.STUCK))),
+        {},
+        "No model for this moderate general request now: llama3.2:3b: its breaker is open: it failed too often; "
+        "qwen2.5:7b: is stuck: it was told to stop and has not.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("world", "asked", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
+def test_one_sentence_for_a_person_with_the_numbers_in_it(world, asked, sentence):
+    assert sentence == decided(world, **asked).sentence
+
+
+def test_what_was_not_allowed_is_no_news_in_the_sentence():
+    world = a_world(fleet=a_fleet(a_ready_view(LLAMA), a_place_view(QWEN)))
+
+    assert "qwen" not in decided(world, model="llama3.2:3b").sentence
+
+
+def test_a_candidates_because_says_state_and_seconds():
+    decision = decided(a_world(fleet=a_fleet(a_ready_view(LLAMA, cpu_cores=a_reading(0.0)))))
+
+    assert "ready, 20.9 s predicted" == decision.chosen.because
+
+
+def test_every_score_and_number_stays_with_the_decision():
+    decision = decided(a_world(profiles=some_profiles(success={("llama3.2:3b", "general"): Success(ok=1, n=2)})))
+
+    for one in decision.candidates:
+        assert None is not one.score
+        assert None is not one.scores
+        assert None is not one.prediction
+        assert one.need_bytes
+        assert one.free_bytes
