@@ -78,14 +78,9 @@ def asks_the_daemon(function: F) -> F:
         if value:
             context.obj = replace(context.obj or Caller(), **{str(parameter.name): value})
 
-    for option in (
-        click.option(
-            "--json", "as_json", is_flag=True, expose_value=False, callback=told, help="Print the answer itself."
-        ),
-        click.option("--url", metavar="URL", expose_value=False, callback=told, help="Where the daemon answers."),
-    ):
-        function = option(function)
-    return function
+    options: dict[str, Any] = {"expose_value": False, "callback": told}
+    function = click.option("--json", "as_json", is_flag=True, help="Print the answer.", **options)(function)
+    return click.option("--url", metavar="URL", help="Where the daemon answers.", **options)(function)
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

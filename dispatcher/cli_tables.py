@@ -116,6 +116,7 @@ def show_decision(console: Console, told: Document) -> None:
     _facts(console, facts)
     _reasons(console, told)
     console.print(_verdicts(told["candidates"]))
+    console.print()
     console.print(_numbers(told["candidates"]))
 
 
@@ -204,6 +205,7 @@ def show_status(console: Console, ready: Document, snapshot: Document, models: D
         ],
     )
     console.print(_places(models))
+    console.print()
     signals = _table("signal", "of", ">value", ">age", "source")
     for each in snapshot["signals"]:
         if each["unknown"] == "never_seen":

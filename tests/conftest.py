@@ -76,6 +76,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.collectonly:
+        return
     terminalreporter.section("real parts")
     for line in attendance.lines(config):
         terminalreporter.write_line(line)

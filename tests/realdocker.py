@@ -66,7 +66,8 @@ def _start_dockerd(config: pytest.Config, folder: Path) -> Process:
         unavailable(config, "Docker", f"{SOCKET} does not answer and there is no dockerd (Debian package: docker.io)")
     if os.geteuid() != 0:
         unavailable(config, "Docker", f"{SOCKET} does not answer, and only root can start a dockerd")
-    return Process.start(["dockerd", f"--host=unix://{SOCKET}", f"--pidfile={folder / 'pid'}"], folder / "log")
+    # With its usual pid file and data: they keep it from starting beside another dockerd that listens elsewhere.
+    return Process.start(["dockerd", f"--host=unix://{SOCKET}"], folder / "log")
 
 
 @pytest.fixture(scope="session")

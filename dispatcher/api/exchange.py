@@ -85,7 +85,7 @@ async def _read(receive: Receive) -> bytes:
 
 def body_too_large() -> Turned:
     detail = f"a body may have {MAX_BODY_BYTES} bytes; say context_tokens and send the beginning of the prompt"
-    return Turned("too_large", detail, [(b"connection", b"close")])
+    return Turned("too_large", detail)  # and not closed: a client still sending would see a reset, not this
 
 
 class Companion:

@@ -126,7 +126,7 @@ def _docs() -> Mapping[str, Mapping[str, str]]:
                 and isinstance(text.value, ast.Constant)
                 and isinstance(text.value.value, str)
             ):
-                texts[attribute.target.id] = inspect.cleandoc(text.value.value)
+                texts[attribute.target.id] = " ".join(text.value.value.split())
     return found
 
 

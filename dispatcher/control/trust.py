@@ -151,7 +151,11 @@ def _merged(old: Readings, samples: Sequence[Sample], now_seconds: float, blind_
         key = (sample.signal, sample.subject)
         if sample.value is not None or key not in merged or sample.unknown not in ABSENT:
             merged[key] = Reading(
-                value=sample.value, at_seconds=sample.at_seconds, source=sample.source, unknown=sample.unknown
+                value=sample.value,
+                at_seconds=sample.at_seconds,
+                source=sample.source,
+                unknown=sample.unknown,
+                evaluated_at_seconds=sample.evaluated_at_seconds,
             )
     subjects = {signal for signal, subject in merged if subject != HOST}
     return {

@@ -39,7 +39,7 @@ _TASK_PATTERNS: tuple[tuple[Task, str, str], ...] = (
     (
         "architecture",
         "asks for a design",
-        r"\b(?:architect\w*|system design|microservices?|design (?:a|an|the) (?:\w+ ){0,3}(?:system|service|platform|"
+        r"\b(?:architect\w*|system design|microservices?|design (?:a|an|the) (?:[\w-]+ ){0,3}(?:system|service|platform|"
         r"schema|database|pipeline))\b",
     ),
     (

@@ -59,7 +59,9 @@ class Sample:
     """One raw answer about one subject.
 
     value: in the unit the signal's name says; None when the source could not say, and then `unknown` tells why.
-    at_seconds: when the value was true (the sample's own time, not the query's), Unix seconds.
+    at_seconds: when the value was true (the sample's own time, not the query's), Unix seconds. evaluated_at_seconds:
+    the query's own time, by the clock of who evaluated it; None for what is read and not queried. How it was looked
+    at is no part of the fact, so it does not compare.
     """
 
     signal: str
@@ -68,16 +70,21 @@ class Sample:
     at_seconds: float
     source: str
     unknown: UnknownReason | None = None
+    evaluated_at_seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading(Generic[T]):
-    """A value, when it was true, and who said so. value=None: nobody knows, and `unknown` says why."""
+    """A value, when it was true, and who said so. value=None: nobody knows, and `unknown` says why.
+
+    evaluated_at_seconds: as Sample's; the same expression asked again for that moment gives the same value.
+    """
 
     value: T | None
     at_seconds: float
     source: str
     unknown: UnknownReason | None = None
+    evaluated_at_seconds: float | None = field(default=None, compare=False)
 
 
 NEVER_SEEN: Reading[float] = Reading(value=None, at_seconds=0.0, source="none", unknown=UnknownReason.NEVER_SEEN)

@@ -232,7 +232,14 @@ def _sample(name: str, subject: str, series: Sequence[_Row], age: float | None, 
     elif (value := sane(name, row.value)) is None:
         why = UnknownReason.ABSURD
     else:
-        return Sample(signal=name, subject=subject, value=value, at_seconds=at_seconds, source=SOURCE)
+        return Sample(
+            signal=name,
+            subject=subject,
+            value=value,
+            at_seconds=at_seconds,
+            source=SOURCE,
+            evaluated_at_seconds=row.query_time_seconds,
+        )
     return replace(unknown_sample(name, why, now_seconds, subject), at_seconds=at_seconds)
 
 

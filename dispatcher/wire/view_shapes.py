@@ -32,7 +32,8 @@ class Readiness:
 
 
 class Signal(Struct, kw_only=True, frozen=True):
-    """subject: a container's or model's name, empty for the host. unknown: why value is null."""
+    """subject: a container's or model's name, empty for the host. unknown: why value is null. evaluated_at: the
+    query's time, by Prometheus' clock; its expression asked for that time gives this value again."""
 
     signal: str
     subject: str
@@ -40,6 +41,7 @@ class Signal(Struct, kw_only=True, frozen=True):
     age_seconds: float | None
     source: str
     unknown: str | None
+    evaluated_at: str | None
 
 
 class SnapshotTold(Struct, kw_only=True, frozen=True):

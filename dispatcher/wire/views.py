@@ -79,6 +79,7 @@ def _signal(name: str, subject: str, reading: Reading[float], now_seconds: float
         age_seconds=round(max(0.0, now_seconds - reading.at_seconds), 3) if seen else None,
         source=reading.source,
         unknown=None if reading.unknown is None else reading.unknown.value,
+        evaluated_at=moment(reading.evaluated_at_seconds),
     )
 
 
@@ -151,7 +152,7 @@ def _place(view: PlaceView, profiles: Profiles) -> PlaceTold:
     return PlaceTold(
         place=str(view.place),
         state=view.state.value,
-        since=moment(view.since_seconds),
+        since=moment(view.since_seconds) if view.since_seconds > 0 else None,
         because=view.because,
         health=place_health(view),
         endpoint=view.endpoint,

@@ -184,7 +184,7 @@ def some_doors(**changes: Any) -> Doors:
 def a_free_socket() -> socket.socket:
     """Bound on loopback, below the ephemeral range: a readiness loop there can connect to itself."""
     for port in range(21500, 32000):
-        bound = socket.socket()
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio sets no NODELAY
         try:
             bound.bind(("127.0.0.1", port))
         except OSError:
@@ -195,14 +195,24 @@ def a_free_socket() -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to pytest."""
+    """Signals belong to pytest. `up` is set from the server's own loop once it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = threading.Event()
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+        self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _server_for(doors: Doors, environment: dict[str, str] | None, port: int) -> uvicorn.Server:
+def _server_for(doors: Doors, environment: dict[str, str] | None, port: int) -> _Server:
     return _Server(server_config(make_app(doors, environment or {}), "127.0.0.1", port))
 
 
@@ -214,8 +224,7 @@ async def serving(doors: Doors, environment: dict[str, str] | None = None) -> As
     server = _server_for(doors, environment, port)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     try:
-        while not server.started:
-            await asyncio.sleep(0.005)
+        await server.listening.wait()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = server.force_exit = True
@@ -229,18 +238,9 @@ def serving_in_a_thread(doors: Doors, environment: dict[str, str] | None = None)
     bound = a_free_socket()
     port = bound.getsockname()[1]
     server = _server_for(doors, environment, port)
-    ready = threading.Event()
-
-    async def run() -> None:
-        task = asyncio.create_task(server.serve(sockets=[bound]))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
-        ready.set()
-        await task
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[bound]),), daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert server.up.wait(10)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

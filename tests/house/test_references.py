@@ -107,3 +107,11 @@ def test_the_rooms_drawn_in_the_architecture_are_the_rooms_there_are():
     rooms = sorted(path.name for path in (ROOT / "dispatcher").iterdir() if path.is_dir() and path.name[0] not in "._")
 
     assert [] == [room for room in rooms if not re.search(rf"^  {room}/", text, flags=re.MULTILINE)]
+
+
+def test_the_configurations_shown_in_the_readme_load():
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+
+    loaded = [config.parse(block, dict.fromkeys(re.findall("key_env: ([A-Z_]+)", block), "long")) for block in blocks]
+
+    assert blocks and Settings() not in loaded
