@@ -22,7 +22,7 @@ class PortInUse(Exception):
 def bound(host: str, port: int) -> socket.socket:
     """A listening socket. PortInUse when it is taken; ConfigurationInvalid for an address that is not this host's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only then
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), port))

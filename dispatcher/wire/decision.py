@@ -63,7 +63,7 @@ def answer(selected: Selected) -> Answer:
     assert chosen is not None, f"decision {decision.id} names no model"
     endpoint = selected.endpoint if selected.endpoint is not None else chosen.endpoint
     reasons = reasons_told(decision)
-    if not selected.durable:
+    if not selected.durable and all(told.code != "not_durable" for told in reasons):
         reasons.append(Told(code="not_durable", detail=_NOT_DURABLE))
     return Answer(
         decision_id=request.id,

@@ -41,17 +41,16 @@ class Fleet:
 
     def __init__(self, model_containers: Any, docker_engine: Any) -> None:
         self.engine = docker_engine
-        self.began = int(time.time())
+        self.began = f"{time.time():.6f}"
         make = model_containers
         self.phi = make("phi3:mini", memory_bytes=400 * MIB, resident_bytes=80 * MIB, load_seconds=0.5)
         self.llama = make("llama3.2:3b", memory_bytes=600 * MIB, resident_bytes=120 * MIB, load_seconds=0.5)
         self.qwen = make("qwen2.5:7b", memory_bytes=800 * MIB, resident_bytes=200 * MIB, load_seconds=1.5)
-        time.sleep(1.1)  # Docker's `since` has whole seconds: what follows is told apart from the making
 
     def events(self, name: str) -> list[str]:
         """start, stop, die, … of one container since the fleet was made, from Docker's own event log."""
         told = self.engine.client.events(
-            since=self.began, until=int(time.time()) + 1, decode=True, filters={"container": name, "type": "container"}
+            since=self.began, until=f"{time.time():.6f}", decode=True, filters={"container": name, "type": "container"}
         )
         return [event["Action"] for event in told if event["Action"] != "create"]
 
