@@ -207,10 +207,15 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture
 def prometheus_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PrometheusFactory]:
+    yield from prometheus_parts(request, tmp_path)
+
+
+def prometheus_parts(request: pytest.FixtureRequest, folder: Path) -> Iterator[PrometheusFactory]:
+    """What the fixture does, for one of a longer life: a new Prometheus takes 5 s to its first scrape."""
     if shutil.which("prometheus") is None:
         unavailable(request.config, "Prometheus", "no `prometheus` on the PATH (Debian package: prometheus)")
     present(request.config, "Prometheus", _prometheus_version(request.config))
-    factory = PrometheusFactory(folder=tmp_path)
+    factory = PrometheusFactory(folder=folder)
     try:
         yield factory
     finally:

@@ -14,60 +14,62 @@ from dispatcher.vocabulary.signal import HOST, Freshness, Reading, Snapshot
 from dispatcher.vocabulary.world import World
 
 NOW_SECONDS = 1_700_000_000.0
-PROMPT = "Please review this function and explain why it fails when the list is empty: def mean(xs): return sum(xs)/len(xs)"
+PROMPT = (
+    "Please review this function and explain why it fails when the list is empty: def mean(xs): return sum(xs)/len(xs)"
+)
+
+
+_READINGS = {
+    "host_memory_available_bytes": 3.0 * GIB,
+    "host_memory_total_bytes": 16.0 * GIB,
+    "host_cpu_busy_ratio": 0.3,
+    "host_cpu_steal_ratio": 0.0,
+    "host_cpu_count": 4.0,
+}
 
 
 def world(places: int) -> World:
-    """`places` places in all states a busy host has, enough memory for some and not for all."""
-    settings = Settings()
-    facts = {model.name: model.facts() for model in DEFAULT_CHAIN}
-    profiles = Profiles(facts=facts)
-    views = []
-    for index in range(places):
-        model = DEFAULT_CHAIN[index % len(DEFAULT_CHAIN)].name
-        ready = index % 3 == 1
-        views.append(
-            PlaceView(
-                place=Place(server=f"docker:place-{index}", model=model),
-                state=PlaceState.READY if ready else PlaceState.STOPPED,
-                since_seconds=NOW_SECONDS - 3600,
-                endpoint=f"http://127.0.0.1:{20000 + index % 10000}",
-                installed=True,
-                num_ctx=4096 if ready else None,
-                budget_bytes=profiles.footprint_bytes(model, 4096) if ready else 0,
-                ready_at_seconds=NOW_SECONDS - 3000 if ready else None,
-                leases=index % 2 if ready else 0,
-                busy=ready and index % 2 == 1,
-            )
-        )
-    reserved = sum(view.budget_bytes for view in views)
-    readings = {
-        "host_memory_available_bytes": 3.0 * GIB,
-        "host_memory_total_bytes": 16.0 * GIB,
-        "host_cpu_busy_ratio": 0.3,
-        "host_cpu_steal_ratio": 0.0,
-        "host_cpu_count": 4.0,
-    }
+    """`places` places, a third of them ready, half of those leased; memory for some more and not for all."""
+    profiles = Profiles(facts={model.name: model.facts() for model in DEFAULT_CHAIN})
+    views = tuple(_view(index, profiles) for index in range(places))
+    reserved_bytes = sum(view.budget_bytes for view in views)
     snapshot = Snapshot(
         number=1,
         at_seconds=NOW_SECONDS,
         readings={
             (name, HOST): Reading(value=value, at_seconds=NOW_SECONDS, source="prometheus")
-            for name, value in readings.items()
+            for name, value in _READINGS.items()
         },
         source="prometheus",
         freshness=Freshness.FRESH,
     )
     fleet = FleetView(
-        places=tuple(views),
-        capacity_bytes=reserved + 4 * GIB,
+        places=views,
+        capacity_bytes=reserved_bytes + 4 * GIB,
         reserve_bytes=GIB,
-        reserved_bytes=reserved,
+        reserved_bytes=reserved_bytes,
         provider="docker",
         host_cpu_count=4,
     )
-    assert settings.models == DEFAULT_CHAIN
     return World(snapshot=snapshot, fleet=fleet, profiles=profiles)
+
+
+def _view(index: int, profiles: Profiles) -> PlaceView:
+    model = DEFAULT_CHAIN[index % len(DEFAULT_CHAIN)].name
+    ready = index % 3 == 1
+    leases = index % 2 if ready else 0
+    return PlaceView(
+        place=Place(server=f"docker:place-{index}", model=model),
+        state=PlaceState.READY if ready else PlaceState.STOPPED,
+        since_seconds=NOW_SECONDS - 3600,
+        endpoint=f"http://127.0.0.1:{20000 + index % 10000}",
+        installed=True,
+        num_ctx=4096 if ready else None,
+        budget_bytes=profiles.footprint_bytes(model, 4096) if ready else 0,
+        ready_at_seconds=NOW_SECONDS - 3000 if ready else None,
+        leases=leases,
+        busy=leases > 0,
+    )
 
 
 def durations_seconds(places: int, rounds: int, now: Callable[[], float]) -> Sequence[float]:

@@ -18,20 +18,19 @@ class Found:
     api_url: str
     exporter_url: str  # empty: not on a port of its own
     prometheus_url: str
-    prometheus_answers: bool
+    prometheus_answers: bool | None  # None: not to be asked
     engines: Mapping[str, str]
     fleet: FleetView
     snapshot: Snapshot
     notes: tuple[str, ...] = ()
 
 
+_ANSWERS = {True: "answers", False: "no answer", None: "not asked (switched off)"}
+
+
 def words(found: Found) -> list[str]:
     """The start-up lines, the one with what was found first."""
-    prometheus = (
-        f"Prometheus: answers at {found.prometheus_url}"
-        if found.prometheus_answers
-        else f"Prometheus: no answer at {found.prometheus_url}"
-    )
+    prometheus = f"Prometheus: {_ANSWERS[found.prometheus_answers]} at {found.prometheus_url}"
     engines = list(found.engines.values()) or [f"provider {found.fleet.provider}: {len(found.fleet.places)} place(s)"]
     total = found.snapshot.reading("host_memory_total_bytes").value
     memory = f"memory {Bytes(int(total))} ({found.snapshot.source})" if total is not None else "memory unknown"

@@ -14,7 +14,6 @@ from dispatcher.lifecycle.controller import Controller
 from dispatcher.vocabulary.event import Completed, Event
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
-from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Freshness, Snapshot
 from dispatcher.wire.decision import encode
 
@@ -27,7 +26,6 @@ class Operations:
         controller: Controller,
         store: Store,
         snapshot: Callable[[], Snapshot],
-        settings: Callable[[], Settings],
         clock: Clock,
         emit: Callable[[Event], None],
     ) -> None:
@@ -35,7 +33,6 @@ class Operations:
         self._controller = controller
         self._store = store
         self._snapshot = snapshot
-        self._settings = settings
         self._clock = clock
         self._emit = emit
 

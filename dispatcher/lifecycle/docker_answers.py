@@ -126,7 +126,12 @@ def seen_from_row(place: Place, row: Json, because: str) -> PlaceSeen:
     state = row.get("State")
     endpoint = (row.get("Labels") or {}).get(ENDPOINT_LABEL)
     return PlaceSeen(
-        place=place, running=state == "running", paused=state == "paused", endpoint=endpoint, because=because
+        place=place,
+        running=state == "running",
+        in_part=True,
+        paused=state == "paused",
+        endpoint=endpoint,
+        because=because,
     )
 
 

@@ -37,6 +37,8 @@ _LOOK_SECONDS = 2.0  # a healthy engine answers in milliseconds; a busy one with
 _WATCH_SECONDS = 0.5  # between looks at whether a container that loads still runs
 _CUT_SECONDS = 3.0  # a load that was cut off: so long its container may take to be seen ended
 
+_STATS_SECONDS = 3.0  # deadline of one reading of a container's CPU and memory
+
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
@@ -53,6 +55,8 @@ class DockerProvider:
         self._events: DockerEvents | None = None
         self._changed = asyncio.Event()
         self._unlabelled: set[str] = set()  # warned of once
+        self._stats: dict[str, tuple[str, Json]] = {}  # container → the run it is of, its newest reading
+        self._measuring: dict[str, asyncio.Task[None]] = {}
 
     name = "docker"
     rehearsal = False
@@ -112,25 +116,31 @@ class DockerProvider:
     async def _see_running(self, place: Place, inspected: Json, until_seconds: float) -> PlaceSeen:
         endpoint, _ = endpoint_of(inspected, self._calls.remote_host)
         share_seconds = min(_LOOK_SECONDS, _share(until_seconds, 0.8))
-        async with asyncio.TaskGroup() as group:
-            stats = group.create_task(self._stats(place, share_seconds), name=f"stats {place}")
-            engine = group.create_task(self._look_at(endpoint, share_seconds), name=f"look {place}")
+        engine = await self._look_at(endpoint, share_seconds)
+        run = (_container(place), str((inspected.get("State") or {}).get("StartedAt")))
         return seen_of(
-            place,
-            inspected,
-            remote_host=self._calls.remote_host,
-            stats=stats.result(),
-            engine=engine.result(),
+            place, inspected, remote_host=self._calls.remote_host, stats=self._newest_stats(*run), engine=engine
         )
 
-    async def _stats(self, place: Place, deadline_seconds: float) -> Json | None:
-        name = _container(place)
+    def _newest_stats(self, name: str, started_at: str) -> Json | None:
+        """Of this run of the container, and a new reading is begun. Not waited for: Docker answers a second reading
+        only at its next one-second tick, one-shot or not (measured on 20.10), and a look must not take a second."""
+        if name not in self._measuring:
+            self._measuring[name] = asyncio.create_task(self._measure(name, started_at), name=f"stats {name}")
+        known = self._stats.get(name)
+        return known[1] if known is not None and known[0] == started_at else None
+
+    async def _measure(self, name: str, started_at: str) -> None:
         try:
-            return await self._calls.run(
-                lambda engine: engine.stats(name), what=f"read stats of {name}", deadline_seconds=deadline_seconds
+            stats = await self._calls.run(
+                lambda engine: engine.stats(name), what=f"read stats of {name}", deadline_seconds=_STATS_SECONDS
             )
         except (EngineUnreachable, EngineRefused):
-            return None  # it stopped meanwhile, or Docker is slow: its CPU and memory are unknown, no more
+            self._stats.pop(name, None)  # it stopped meanwhile, or Docker is slow: its CPU and memory are unknown
+        else:
+            self._stats[name] = (started_at, stats)
+        finally:
+            self._measuring.pop(name, None)
 
     async def _look_at(self, endpoint: str | None, deadline_seconds: float) -> EngineSeen | None:
         if endpoint is None:
@@ -210,6 +220,8 @@ class DockerProvider:
         self._changed.clear()
 
     async def close(self) -> None:
+        for measuring in list(self._measuring.values()):
+            measuring.cancel()
         if self._events is not None:
             self._events.close()
         await self._calls.close()

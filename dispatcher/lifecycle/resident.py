@@ -49,6 +49,8 @@ class Resident:
 
 def looked_at(resident: Resident, seen: PlaceSeen, now_seconds: float) -> Resident:
     """With what the engine says now; its CPU is the difference of two looks, the newest value of any source wins."""
+    if seen.in_part:
+        seen = _completed(seen, resident.seen)
     cores = cpu_cores(resident.seen, seen)
     cpu = resident.cpu
     if cores is not None:
@@ -56,6 +58,19 @@ def looked_at(resident: Resident, seen: PlaceSeen, now_seconds: float) -> Reside
     elif not seen.running:
         cpu = NEVER_SEEN
     return replace(resident, seen=seen, cpu=cpu)
+
+
+def _completed(seen: PlaceSeen, before: PlaceSeen) -> PlaceSeen:
+    """A look in part, with what was known before of the same run: an engine that falls silent in the middle of a look
+    takes no address and no limit away from a model that goes on answering."""
+    if seen.running and before.running:
+        return replace(before, paused=seen.paused)
+    return replace(
+        seen,
+        endpoint=seen.endpoint or before.endpoint,
+        memory_limit_bytes=before.memory_limit_bytes,
+        installed=before.installed,
+    )
 
 
 def cpu_cores(before: PlaceSeen, after: PlaceSeen) -> float | None:

@@ -73,30 +73,13 @@ class Showing:
         capacity = rules.capacity_bytes if rules.capacity_bytes is not None else total_bytes
         if self._reserved is None or self._reserved[0] is not ledger:
             self._reserved = (ledger, reserved_bytes(ledger))
-        views = []
-        for place, resident in residents.items():
-            holding, in_flight = ledger.holdings.get(place), self._in_flight(place)
-            built = self._built.get(place)
-            if (
-                built is None
-                or built.resident is not resident
-                or built.holding is not holding
-                or built.in_flight != in_flight
-                or built.snapshot_number != snapshot.number
-                or claims
-                or resident.state is PlaceState.STARTING  # its eta moves with the clock
-            ):
-                claim = next((one for one in claims if place in one.victims), None)
-                view = self._view(resident, holding, promises, in_flight, claim, pinned_model, ledger, now_seconds)
-                built = _Built(resident, holding, in_flight, snapshot.number, view)
-                if claim is None:
-                    self._built[place] = built
-                else:
-                    self._built.pop(place, None)
-            views.append(built.view)
+        views = tuple(
+            self._current(resident, ledger, promises, claims, snapshot.number, pinned_model, now_seconds)
+            for resident in residents.values()
+        )
         cpu_count = snapshot.reading("host_cpu_count").value
         return FleetView(
-            places=tuple(views),
+            places=views,
             capacity_bytes=int(capacity) if capacity is not None else None,
             reserve_bytes=reserve_bytes(capacity, rules) if capacity is not None else 0,
             reserved_bytes=self._reserved[1],
@@ -109,6 +92,38 @@ class Showing:
             host_cpu_count=int(cpu_count) if cpu_count else None,
             claims=claims,
         )
+
+    def _current(
+        self,
+        resident: Resident,
+        ledger: Ledger,
+        promises: Promises,
+        claims: tuple[Claim, ...],
+        snapshot_number: int,
+        pinned_model: str | None,
+        now_seconds: float,
+    ) -> PlaceView:
+        """The view built last, if nothing it shows has changed. A starting place's eta moves with the clock, and a
+        claim ends by it: those are built each time."""
+        place = resident.place
+        holding, in_flight = ledger.holdings.get(place), self._in_flight(place)
+        built = self._built.get(place)
+        if (
+            built is not None
+            and built.resident is resident
+            and built.holding is holding
+            and built.in_flight == in_flight
+            and built.snapshot_number == snapshot_number
+            and not claims
+            and resident.state is not PlaceState.STARTING
+        ):
+            return built.view
+        claim = next((one for one in claims if place in one.victims), None)
+        view = self._view(resident, holding, promises, in_flight, claim, pinned_model, ledger, now_seconds)
+        self._built.pop(place, None)
+        if claim is None:
+            self._built[place] = _Built(resident, holding, in_flight, snapshot_number, view)
+        return view
 
     def _view(
         self,

@@ -39,8 +39,8 @@ _TASK_PATTERNS: tuple[tuple[Task, str, str], ...] = (
     (
         "architecture",
         "asks for a design",
-        r"\b(?:architect\w*|system design|microservices?|design (?:a|an|the) (?:[\w-]+ ){0,3}(?:system|service|platform|"
-        r"schema|database|pipeline))\b",
+        r"\b(?:architect\w*|system design|microservices?|design (?:a|an|the) (?:[\w-]+ ){0,3}"
+        r"(?:system|service|platform|schema|database|pipeline))\b",
     ),
     (
         "coding",

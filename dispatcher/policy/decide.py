@@ -95,7 +95,11 @@ def _weigh(sight: Sight) -> tuple[list[_Scored], list[tuple[Option, Rejection]]]
         option = option_for(view, sight)
         if option is None:
             continue
-        rejection = next((no for one in FILTERS if (no := one(option, sight)) is not None), None)
+        rejection = None
+        for refuses in FILTERS:
+            rejection = refuses(option, sight)
+            if rejection is not None:
+                break
         if rejection is None:
             option.prediction = predict(option, sight)
             rejection = filters.too_slow_for_deadline(option, sight)
@@ -118,16 +122,22 @@ def _ranked(survivors: list[_Scored], sight: Sight) -> list[_Scored]:
     if not survivors:
         return []
     identity = sight.request.id
-    best = max(survivors, key=lambda one: (one.score, -one.order, _tie(identity, one)))
+    best = _best(survivors, identity)
     ready = [one for one in survivors if not one.option.must_start and one.option.view.state is PlaceState.READY]
     if ready and best not in ready:
-        held = max(ready, key=lambda one: (one.score, -one.order, _tie(identity, one)))
+        held = _best(ready, identity)
         margin = sight.settings.policy.margin_ratio + best.prediction.load_seconds / 600
         if best.score <= held.score + margin:
             best = held
     rest = [one for one in survivors if one is not best]
     rest.sort(key=lambda one: (-one.scores.health, -one.scores.performance, one.order))
     return [best, *rest]
+
+
+def _best(survivors: list[_Scored], identity: str) -> _Scored:
+    top = max((one.score, -one.order) for one in survivors)
+    equals = [one for one in survivors if (one.score, -one.order) == top]
+    return equals[0] if len(equals) == 1 else max(equals, key=lambda one: _tie(identity, one))
 
 
 def _tie(identity: str, one: _Scored) -> int:

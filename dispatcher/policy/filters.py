@@ -16,6 +16,8 @@ from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts
 from dispatcher.vocabulary.signal import Freshness
 
+MAX_NAMED = 3  # leased places named in one refusal; the rest is counted
+
 _LOST_FOR_NOW = {
     PlaceState.DRAINING: "is draining",
     PlaceState.STOPPING: "is stopping",
@@ -188,7 +190,10 @@ def memory_short(option: Option, sight: Sight) -> Rejection | None:
     latched = f"memory_short:{place.server}/{place.model}" in sight.world.snapshot.latches
     wanted = need * (policy.memory_leave_ratio if latched else policy.memory_enter_ratio)
     free = sight.free_bytes + option.own_bytes
-    option.free_bytes = free + sum(view.budget_bytes for view in sight.evictable if view.place != place)
+    held = (
+        option.view.budget_bytes if option.own_bytes and option.view.evictable(sight.now_seconds) else 0
+    )  # never its own victim
+    option.free_bytes = free + sight.evictable_bytes[-1] - held
     victims = sight.victims(wanted - free, option.view)
     if victims is not None:
         option.evicts = tuple(view.place for view in victims)
@@ -205,31 +210,21 @@ def _shortage(option: Option, sight: Sight, wanted: float, free: int) -> Rejecti
     else:
         template, facts = template + ", {} wanted to be safe", (*facts, Bytes(int(wanted)))
     short = wanted - free
-    blockers: list[Place] = []
-    for view in sight.leased:
-        if short <= 0:
-            break
-        if view.place == option.view.place:
-            continue
+    blockers = sight.blockers(short, option.view)
+    for view in blockers[:MAX_NAMED]:
         until = Moment(view.leased_until_seconds) if view.leased_until_seconds else "it is ready and has been used"
-        template, facts = (
-            template + "; {} ({}) is leased until {}",
-            (
-                *facts,
-                view.place.model,
-                Bytes(view.budget_bytes),
-                until,
-            ),
-        )
-        blockers.append(view.place)
-        short -= view.budget_bytes
+        template += "; {} ({}) is leased until {}"
+        facts += (view.place.model, Bytes(view.budget_bytes), until)
+    if len(blockers) > MAX_NAMED:
+        template, facts = template + "; and {} more are leased", (*facts, len(blockers) - MAX_NAMED)
+    enough = sum(view.budget_bytes for view in blockers) >= short > 0
     return Rejection(
         place=option.view.place,
         rule="memory_short",
         template=template,
         facts=facts,
-        leases_only=bool(blockers) and short <= 0,
-        blockers=tuple(blockers) if short <= 0 else (),
+        leases_only=enough,
+        blockers=tuple(view.place for view in blockers) if enough else (),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import cast
 
 from dispatcher.control.ledger import free_bytes
 from dispatcher.vocabulary.fleet import PlaceState, PlaceView
@@ -20,8 +21,8 @@ class Sight:
     """num_ctx: the smallest rung that holds the request, None when none does (then each model's own maximum decides).
 
     free_bytes: as control.ledger.free_bytes, with nothing evicted; None: unknown. evictable: in the order they would
-    go; evictable_bytes: running sums of their budgets, one longer, starting at 0. leased_bytes: of what would be
-    evictable, were it not for live leases.
+    go; evictable_bytes: running sums of their budgets, one longer, starting at 0. leased: what would be evictable, were
+    it not for live leases, the soonest to end first; leased_bytes: running sums likewise.
     """
 
     request: Request
@@ -33,10 +34,10 @@ class Sight:
     evictable: tuple[PlaceView, ...]
     evictable_bytes: tuple[int, ...]
     leased: tuple[PlaceView, ...]
-    leased_bytes: int
+    leased_bytes: tuple[int, ...]
     models: dict[str, tuple[int, ModelSettings, ModelFacts]]  # name → (position in the chain, settings, facts)
     slowdown_ratio: float  # 1 − steal − busy share of others, at least 0.1
-    nothing_runs: bool
+    memo: dict[object, object] = field(default_factory=dict)  # what is the same for many candidates, worked out once
 
     def victims(self, short_bytes: float, grantee: PlaceView) -> tuple[PlaceView, ...] | None:
         """The first of the evictable, in their order, that free at least `short_bytes`, without those that would
@@ -44,14 +45,26 @@ class Sight:
         what it holds is counted as free before."""
         if short_bytes <= 0:
             return ()
-        evictable, sums = self.evictable, self.evictable_bytes
         if grantee.state is PlaceState.READY:
-            evictable = tuple(view for view in evictable if view is not grantee)
-            sums = (0, *accumulate(view.budget_bytes for view in evictable))
-        count = bisect_left(sums, short_bytes)
-        if count >= len(sums):
-            return None
-        return _needed(evictable[:count], short_bytes)
+            evictable = tuple(view for view in self.evictable if view is not grantee)
+            return _enough(evictable, (0, *accumulate(view.budget_bytes for view in evictable)), short_bytes)
+        key = ("victims", short_bytes)  # places of one model need the same
+        if key not in self.memo:
+            self.memo[key] = _enough(self.evictable, self.evictable_bytes, short_bytes)
+        return cast("tuple[PlaceView, ...] | None", self.memo[key])
+
+    def blockers(self, short_bytes: float, grantee: PlaceView) -> tuple[PlaceView, ...]:
+        """The leased that would have to end, the soonest first, for `short_bytes` more; all if not enough."""
+        leased, sums = self.leased, self.leased_bytes
+        if grantee.leases:
+            leased = tuple(view for view in leased if view is not grantee)
+            sums = (0, *accumulate(view.budget_bytes for view in leased))
+        return leased[: bisect_left(sums, short_bytes)]
+
+
+def _enough(evictable: Sequence[PlaceView], sums: Sequence[int], short_bytes: float) -> tuple[PlaceView, ...] | None:
+    count = bisect_left(sums, short_bytes)
+    return _needed(evictable[:count], short_bytes) if count < len(sums) else None
 
 
 def _needed(victims: Sequence[PlaceView], short_bytes: float) -> tuple[PlaceView, ...]:
@@ -95,13 +108,12 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
         evictable=tuple(evictable),
         evictable_bytes=(0, *accumulate(view.budget_bytes for view in evictable)),
         leased=leased,
-        leased_bytes=sum(view.budget_bytes for view in leased),
+        leased_bytes=(0, *accumulate(view.budget_bytes for view in leased)),
         models={
             model.name: (index, model, world.profiles.facts.get(model.name) or model.facts())
             for index, model in enumerate(settings.models)
         },
         slowdown_ratio=slowdown_ratio(world, settings),
-        nothing_runs=not any(view.state is PlaceState.READY for view in views),
     )
 
 

@@ -78,10 +78,9 @@ def scaled_to(model: RehearsalModel, resident_bytes: int) -> RehearsalModel:
     )
 
 
-def _prior(name: str, file_gib: float, shape: tuple[int, int, int], context_max: int, *features: str) -> RehearsalModel:
-    """From docs/numbers.md, "What the three models occupy" and "How fast a model will be" (its CPU priors)."""
+def _prior(name: str, file_bytes: int, shape: tuple[int, int, int], context_max: int, *features: str) -> RehearsalModel:
+    """From docs/architecture.md, Numbers: what the three models occupy, and the CPU priors of how fast."""
     layers, kv_heads, head_dim = shape
-    file_bytes = int(file_gib * GIB)
     kv_bytes_per_token = _BYTES_PER_HEAD_DIM * layers * kv_heads * head_dim
     decode_tokens_per_second = 1 / (0.035 + file_bytes / 40e9)
     return RehearsalModel(
@@ -103,8 +102,8 @@ def _prior(name: str, file_gib: float, shape: tuple[int, int, int], context_max:
 PRIOR_MODELS: Mapping[str, RehearsalModel] = {
     model.name: model
     for model in (
-        _prior("phi3:mini", 2.03, (32, 32, 96), 131_072, "json"),
-        _prior("llama3.2:3b", 1.88, (28, 8, 128), 131_072, "json", "tools"),
-        _prior("qwen2.5:7b", 4.36, (28, 4, 128), 32_768, "json", "tools"),
+        _prior("phi3:mini", int(2.03 * GIB), (32, 32, 96), 131_072, "json"),
+        _prior("llama3.2:3b", int(1.88 * GIB), (28, 8, 128), 131_072, "json", "tools"),
+        _prior("qwen2.5:7b", int(4.36 * GIB), (28, 4, 128), 32_768, "json", "tools"),
     )
 }

@@ -79,10 +79,12 @@ class PlaceSeen:
 
     running: the container runs (docker), or the model is loaded (a shared Ollama).
     loaded_num_ctx: context of the loaded model; None when not loaded or unknown. answers: None when nobody asked.
+    in_part: the engine listed it and said no more: what is None here may well be there.
     """
 
     place: Place
     running: bool
+    in_part: bool = False
     answers: bool | None = None
     loaded: bool | None = None  # None: the engine did not say
     loaded_num_ctx: int | None = None

@@ -182,7 +182,12 @@ def test_no_keep_alive_within_floor_and_cap_is_cheaper_than_the_one_chosen(gaps,
     rent = 0.05 * footprint / room
     tau = keep_alive_seconds(gaps, footprint, room, load_seconds, RULES)
     floor, cap = RULES.idle_min_seconds, RULES.idle_max_seconds
-    tried = [floor, cap, *(gap for gap in gaps if floor <= gap <= cap), *(floor + (cap - floor) * k / 97 for k in range(98))]
+    tried = [
+        floor,
+        cap,
+        *(gap for gap in gaps if floor <= gap <= cap),
+        *(floor + (cap - floor) * k / 97 for k in range(98)),
+    ]
 
     assert floor <= tau <= cap
     assert cost(tau, gaps, rent, load_seconds) <= min(cost(one, gaps, rent, load_seconds) for one in tried) + 1e-6

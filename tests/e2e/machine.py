@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.e2e.running import ROOT
-from tests.realparts import Process, eventually, pick_port
+from tests.realparts import Process, pick_port
 
 MODELS = ("phi3:mini", "llama3.2:3b", "qwen2.5:7b")
 # Nothing here is about the CPU: two busy cores of a test machine must not decide its outcome.
@@ -69,12 +70,21 @@ def model_server(folder: Path) -> Iterator[str]:
 class CountingDoor:
     """Passes everything on to Prometheus as it came and remembers the query of each request, in order."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, port: int | None = None) -> None:
         self.queries: list[str] = []
+        self._open: set[socket.socket] = set()
         door, address = self, urlsplit(target).netloc
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                door._open.add(self.connection)
+
+            def finish(self) -> None:
+                door._open.discard(self.connection)
+                super().finish()
 
             def do_GET(self) -> None:
                 self._pass_on(parse_qs(urlsplit(self.path).query).get("query", [self.path])[0], b"")
@@ -106,17 +116,19 @@ class CountingDoor:
             def log_message(self, *arguments: Any) -> None:
                 """Silent."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", pick_port()), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port or pick_port()), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> CountingDoor:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """From now on connections are refused, and the open ones are ended."""
         self._server.shutdown()
         self._server.server_close()
-
-
-__all__ = ["CPU_NEVER_MATTERS", "MODELS", "CountingDoor", "Exporter", "eventually", "model_server"]
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

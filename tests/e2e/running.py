@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ class RunningDaemon:
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=pick_port)
     exporter_port: int = field(default_factory=pick_port)
+    program: Sequence[str] = ("-m", "dispatcher", "run")  # of Python, before --config
     popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,7 +51,7 @@ class RunningDaemon:
         path.write_text(yaml.safe_dump(whole))
         with (self.folder / "daemon.log").open("ab") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "dispatcher", "run", "--config", str(path)],
+                [sys.executable, *self.program, "--config", str(path)],
                 cwd=self.folder,
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": str(ROOT), **self.environment},
                 stdout=log,

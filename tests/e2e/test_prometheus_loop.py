@@ -17,7 +17,7 @@ from dispatcher.vocabulary.signal import HOST_SIGNALS
 from dispatcher.wire.promql import effective_signals, single_query
 from tests.e2e.machine import CPU_NEVER_MATTERS, CountingDoor, Exporter, model_server
 from tests.e2e.running import MIB, RunningDaemon, chain, running
-from tests.realparts import PrometheusFactory, RealPrometheus, eventually, pick_port
+from tests.realparts import RealPrometheus, eventually, pick_port, prometheus_parts
 
 SIGNALS = effective_signals(TelemetrySettings())
 MEMORY = "host_memory_available_bytes"
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.needs_prometheus, pytest.mark.needs_node_exporter]
 
 
 def config(prometheus_url: str, models_url: str, *, enabled: str = "true", host: bool = False) -> dict[str, Any]:
-    """Polls every 1.3 s and scrapes every 1 s: a poll that meets a scrape is not followed by one that meets it again."""
+    """Polls every 1.3 s, scrapes every 1 s: a poll that meets a scrape is not followed by one that meets it again."""
     return {
         "models": chain(300 * MIB, 500 * MIB, 700 * MIB),
         "telemetry": {
@@ -44,19 +44,32 @@ def config(prometheus_url: str, models_url: str, *, enabled: str = "true", host:
 
 @dataclass(slots=True, kw_only=True)
 class Loop:
+    """door: between the daemon and Prometheus, and counts."""
+
     exporter: Exporter
     prometheus: RealPrometheus
     door: CountingDoor
     daemon: RunningDaemon
 
 
-@pytest.fixture
-def exporter(tmp_path: Path) -> Iterator[Exporter]:
-    exporter = Exporter(folder=tmp_path).start()
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    exporter = Exporter(folder=tmp_path_factory.mktemp("exporter")).start()
     try:
         yield exporter
     finally:
         exporter.stop()
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, exporter: Exporter
+) -> Iterator[RealPrometheus]:
+    """With all it needs for every host signal: two scrapes."""
+    for factory in prometheus_parts(request, tmp_path_factory.mktemp("prometheus")):
+        prometheus = factory([{"job_name": "node", "static_configs": [{"targets": [exporter.address]}]}])
+        prometheus.wait_for("rate(node_cpu_seconds_total[60s])")
+        yield prometheus
 
 
 @pytest.fixture
@@ -65,18 +78,8 @@ def models_url(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def scraping(factory: PrometheusFactory, exporter: Exporter, port: int | None = None) -> RealPrometheus:
-    """A Prometheus that has all it needs for every host signal: two scrapes."""
-    prometheus = factory([{"job_name": "node", "static_configs": [{"targets": [exporter.address]}]}], port=port)
-    prometheus.wait_for("rate(node_cpu_seconds_total[60s])")
-    return prometheus
-
-
 @pytest.fixture
-def loop(
-    exporter: Exporter, prometheus_factory: PrometheusFactory, models_url: str, tmp_path: Path
-) -> Iterator[Loop]:
-    prometheus = scraping(prometheus_factory, exporter)
+def loop(exporter: Exporter, prometheus: RealPrometheus, models_url: str, tmp_path: Path) -> Iterator[Loop]:
     with (
         CountingDoor(prometheus.url) as door,
         running(tmp_path / "daemon", config(door.url, models_url)) as daemon,
@@ -194,6 +197,9 @@ def test_fresh_readings_make_a_sure_decision_once_the_model_is_known(loop: Loop)
 def test_when_the_exporter_is_gone_readings_go_stale_and_starts_wait_until_it_is_back(loop: Loop):
     daemon = loop.daemon
     wait_for_snapshot(daemon, source="prometheus", freshness="fresh")
+    eventually(  # until it is seen, readings count as fresh for 45 s: three times the usual interval
+        lambda: snapshot(daemon)["scrape_interval_seconds"], deadline_seconds=30, what="the scrape interval"
+    )
     ready = daemon.select(model="llama3.2:3b", wait_seconds=30).json()
     assert "ready" == ready["state"], daemon.log()
     loop.exporter.stop()
@@ -213,9 +219,7 @@ def test_when_the_exporter_is_gone_readings_go_stale_and_starts_wait_until_it_is
     )
     assert ["prom_stale"] == [reason["code"] for reason in body["reasons"]]
     assert 503 == refused.status_code
-    assert "signal_unknown" == next(
-        one["rule"] for one in refused.json()["candidates"] if one["model"] == "qwen2.5:7b"
-    )
+    assert "signal_unknown" == next(one["rule"] for one in refused.json()["candidates"] if one["model"] == "qwen2.5:7b")
     assert "prom_stale" in [reason["code"] for reason in refused.json()["reasons"]]
     assert {"phi3:mini": "stopped", "llama3.2:3b": "ready", "qwen2.5:7b": "stopped"} == daemon.states()
 
@@ -250,14 +254,15 @@ def test_a_prometheus_that_never_answered_is_missed_only_if_it_was_insisted_on(m
 
 
 def test_a_prometheus_that_was_seen_and_now_refuses_is_a_degradation_and_this_host_stands_in(
-    exporter, prometheus_factory, models_url, tmp_path
+    prometheus, models_url, tmp_path
 ):
-    prometheus = scraping(prometheus_factory, exporter)
-    address = config(prometheus.url, models_url, enabled="auto", host=True)
-    with running(tmp_path / "daemon", address) as daemon:
-        wait_for_snapshot(daemon, source="prometheus", freshness="fresh", failing={})
-        assert not daemon.select(dry_run=True).json()["degraded"]
-        prometheus.stop()
+    door = CountingDoor(prometheus.url)
+    daemon = RunningDaemon(folder=tmp_path / "daemon", config=config(door.url, models_url, enabled="auto", host=True))
+    try:
+        with door:
+            daemon.start()
+            wait_for_snapshot(daemon, source="prometheus", freshness="fresh", failing={})
+            assert not daemon.select(dry_run=True).json()["degraded"]
 
         told = wait_for_snapshot(daemon, source="host", freshness="fresh")
         answer = daemon.select(model="phi3:mini", wait_seconds=30).json()
@@ -266,6 +271,8 @@ def test_a_prometheus_that_was_seen_and_now_refuses_is_a_degradation_and_this_ho
         assert (True, "medium", "ready") == (answer["degraded"], answer["confidence"], answer["state"])
         assert ["prom_unreachable"] == [reason["code"] for reason in answer["reasons"]]
 
-        scraping(prometheus_factory, exporter, port=int(prometheus.url.rpartition(":")[2]))
-        wait_for_snapshot(daemon, source="prometheus", freshness="fresh", failing={})
-        assert not daemon.select(dry_run=True).json()["degraded"]
+        with CountingDoor(prometheus.url, door.port):
+            wait_for_snapshot(daemon, source="prometheus", freshness="fresh", failing={})
+            assert not daemon.select(dry_run=True).json()["degraded"]
+    finally:
+        daemon.stop()

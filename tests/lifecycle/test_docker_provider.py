@@ -37,6 +37,14 @@ async def seen_of(provider: DockerProvider, container: ModelContainer) -> PlaceS
     return next((seen for seen in await provider.list() if seen.place.server == f"docker:{container.name}"), None)
 
 
+async def measured(provider: DockerProvider, container: ModelContainer, later_than_seconds: float) -> PlaceSeen:
+    """Looks until its CPU has been read after that moment: a look never waits for the reading it begins."""
+    async with asyncio.timeout(20):
+        while (seen := await seen_of(provider, container)) is None or (seen.cpu_at_seconds or 0.0) <= later_than_seconds:
+            await asyncio.sleep(0.05)
+        return seen
+
+
 def events_of(container: ModelContainer, since_seconds: float) -> set[str]:
     """What happened to it since, in Docker's words."""
     client, made, until = container.engine.client, container.inspect()["Id"], int(time.time()) + 1
@@ -113,8 +121,8 @@ async def test_a_running_place_tells_its_memory_its_cpu_and_its_limit(model_cont
     container = model_containers(MODEL, resident_bytes=60 * MIB, memory_bytes=300 * MIB)
     await provider.start(place_of(container))
     await provider.load(place_of(container), 4096)
-    first = await seen_of(provider, container)
-    second = await seen_of(provider, container)
+    first = await measured(provider, container, later_than_seconds=0.0)
+    second = await measured(provider, container, later_than_seconds=first.cpu_at_seconds)
 
     assert 300 * MIB == first.memory_limit_bytes
     assert 60 * MIB < first.memory_used_bytes < 300 * MIB

@@ -64,7 +64,9 @@ class Looked:
         return round(self.tenancy.view().reserved_bytes / GIB, 1)
 
     def ends(self) -> dict[str, str]:
-        return {event.lease.id: event.cause for event in self.events if isinstance(event, Leased) and event.what == "ended"}
+        return {
+            event.lease.id: event.cause for event in self.events if isinstance(event, Leased) and event.what == "ended"
+        }
 
 
 def ready_house() -> Looked:

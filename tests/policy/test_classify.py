@@ -185,7 +185,9 @@ def test_only_the_first_2000_characters_are_read():
 SECRET = "zebrafish-42"
 
 
-@pytest.mark.parametrize("text", [f"Write unit tests for {SECRET}", SECRET, f"Traceback (most recent call last) {SECRET}"])
+@pytest.mark.parametrize(
+    "text", [f"Write unit tests for {SECRET}", SECRET, f"Traceback (most recent call last) {SECRET}"]
+)
 def test_the_words_end_here(text):
     asked = Asked(text=text)
     seen = classify(asked, request_id="d-1", at_seconds=NOW)

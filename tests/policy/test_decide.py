@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
 from dispatcher.policy.decide import decide, policy_hash
-from dispatcher.vocabulary.decision import MAX_CANDIDATES, Decision
+from dispatcher.vocabulary.decision import MAX_CANDIDATES
 from dispatcher.vocabulary.fleet import Place, PlaceState
-from dispatcher.vocabulary.profile import Measured, Rates, Success
+from dispatcher.vocabulary.profile import Measured, Rates
 from dispatcher.vocabulary.settings import GIB, PolicySettings, Settings
-from dispatcher.vocabulary.signal import Freshness, UnknownReason
+from dispatcher.vocabulary.signal import Freshness
 from tests.builders import (
     LLAMA,
     NOW,
@@ -21,32 +21,19 @@ from tests.builders import (
     QWEN,
     a_fleet,
     a_place_view,
-    a_reading,
     a_ready_view,
-    a_request,
     a_snapshot,
     a_world,
     some_profiles,
 )
+from tests.policy.asking import decided, short_of_memory
 from tests.policy.worlds import requests, worlds
 
 FAST = {place: Rates(decode_tokens_per_second=Measured(value=1000.0, n=10**6)) for place in (PHI, LLAMA, QWEN)}
 KNOWN = {place: Rates(decode_tokens_per_second=Measured(value=30.0, n=50)) for place in (PHI, LLAMA, QWEN)}
 
 
-def decided(world, settings: Settings | None = None, **asked) -> Decision:
-    return decide(a_request(**asked), world, settings or Settings(), NOW)
-
-
-def short_of_memory(*views, available_gib: float = 4.0, **changes):
-    return a_world(
-        snapshot=a_snapshot(readings={"host_memory_available_bytes": available_gib * GIB}),
-        fleet=a_fleet(*views),
-        **changes,
-    )
-
-
-# ── a function ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a function ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(request=requests(), world=worlds())
@@ -95,7 +82,7 @@ def test_equal_settings_have_equal_hashes_and_other_ones_another():
     assert 4 == len(policy_hash(PolicySettings()))
 
 
-# ── the choice ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the choice ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -219,9 +206,7 @@ def test_fallbacks_stand_in_order_of_health_then_performance():
 
 def test_at_most_32_candidates_are_stored_and_the_rest_is_counted_by_rule():
     ready = [a_ready_view(Place(server=f"docker:r-{n}", model="llama3.2:3b"), budget_bytes=1) for n in range(20)]
-    tripped = [
-        a_place_view(Place(server=f"docker:b-{n}", model="llama3.2:3b"), breaker="open") for n in range(15)
-    ]
+    tripped = [a_place_view(Place(server=f"docker:b-{n}", model="llama3.2:3b"), breaker="open") for n in range(15)]
     draining = [
         a_place_view(Place(server=f"docker:d-{n}", model="llama3.2:3b"), state=PlaceState.DRAINING) for n in range(10)
     ]
@@ -241,7 +226,7 @@ def test_fallbacks_beyond_32_are_counted_too():
     assert (("breaker_open", 1), ("fallback", 8)) == decision.uncounted
 
 
-# ── names, pins, needs ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── names, pins, needs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_named_model_is_used_however_it_scores():
@@ -271,7 +256,7 @@ def test_what_is_required_outweighs_every_score():
     assert LLAMA == decided(world, requires=frozenset({"tools"}), prefer="speed").chosen.place
 
 
-# ── context ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── context ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -337,193 +322,3 @@ def test_a_place_that_is_down_but_leased_comes_back_with_what_its_leases_were_pr
     crashed = a_place_view(LLAMA, num_ctx=16384, leases=1, busy=True, budget_bytes=4 * GIB)
 
     assert 16384 == decided(a_world(fleet=a_fleet(crashed))).chosen.num_ctx
-
-
-# ── waiting for leases ──────────────────────────────────────────────────────────────────────────────────────────────
-
-LEASED_LLAMA = a_ready_view(LLAMA, leases=1, busy=True, leased_until_seconds=NOW + 42)
-
-
-def test_a_named_model_that_only_leases_keep_out_is_worth_waiting_for():
-    decision = decided(short_of_memory(LEASED_LLAMA, a_place_view(QWEN)), model="qwen2.5:7b")
-
-    assert None is decision.chosen
-    assert QWEN == decision.wait_for.place
-    assert (LLAMA,) == decision.wait_for.rejection.blockers
-    assert 42 == decision.retry_after_seconds
-
-
-def test_nothing_is_waited_for_while_another_candidate_is_left_and_the_lease_is_named():
-    decision = decided(short_of_memory(LEASED_LLAMA, a_place_view(QWEN)), complexity="complex")
-
-    assert LLAMA == decision.chosen.place
-    assert None is decision.wait_for
-    assert "llama3.2:3b (2.6 GiB) is leased until 22:14:02" in decision.sentence
-
-
-def test_a_reload_of_a_leased_place_is_waited_for_too():
-    decision = decided(a_world(fleet=a_fleet(LEASED_LLAMA)), prompt_tokens=6000)
-
-    assert None is decision.chosen
-    assert (LLAMA, (LLAMA,)) == (decision.wait_for.place, decision.wait_for.rejection.blockers)
-
-
-def test_of_several_that_wait_the_one_with_the_least_need_is_taken():
-    views = (
-        a_ready_view(PHI, leases=1, busy=True, leased_until_seconds=NOW + 9, budget_bytes=8 * GIB),
-        a_place_view(QWEN),
-        a_place_view(LLAMA),
-    )
-    decision = decided(short_of_memory(*views, available_gib=2.0), requires=frozenset({"tools"}))
-
-    assert LLAMA == decision.wait_for.place
-
-
-def test_a_busy_or_pinned_place_is_nothing_to_wait_for():
-    for changes in ({"busy": True}, {"pinned": True, "leases": 1, "busy": True}):
-        decision = decided(short_of_memory(a_ready_view(LLAMA, **changes), a_place_view(QWEN)), model="qwen2.5:7b")
-        assert None is decision.wait_for
-
-
-@pytest.mark.parametrize(
-    ("view", "expected"),
-    [
-        pytest.param(a_place_view(LLAMA, breaker="open"), 10, id="nothing to go by"),
-        pytest.param(a_place_view(LLAMA, retry_at_seconds=NOW + 33), 33, id="its next try"),
-        pytest.param(a_place_view(LLAMA, state=PlaceState.QUARANTINED, retry_at_seconds=NOW + 600), 120, id="at most"),
-        pytest.param(a_place_view(LLAMA, retry_at_seconds=NOW + 0.2), 1, id="at least"),
-    ],
-)
-def test_retry_after_is_when_asking_again_may_help(view, expected):
-    assert expected == decided(a_world(fleet=a_fleet(view))).retry_after_seconds
-
-
-# ── what is told about it ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "rates", "expected"),
-    [
-        pytest.param(a_snapshot(), KNOWN, "high", id="fresh, and five samples"),
-        pytest.param(a_snapshot(), {}, "medium", id="no own samples yet"),
-        pytest.param(a_snapshot(freshness=Freshness.STALE), KNOWN, "low", id="stale"),
-        pytest.param(a_snapshot(readings={"host_cpu_busy_ratio": None}), KNOWN, "low", id="a signal unknown"),
-    ],
-)
-def test_confidence_says_what_the_decision_rests_on(snapshot, rates, expected):
-    world = a_world(snapshot=snapshot, fleet=a_fleet(a_ready_view(LLAMA)), profiles=some_profiles(rates=rates))
-
-    assert expected == decided(world).confidence
-
-
-def test_host_readings_that_stand_in_make_it_medium():
-    snapshot = a_snapshot(source="host")
-    stood_in = {key: replace(one, source="host") for key, one in snapshot.readings.items()}
-    world = a_world(
-        snapshot=replace(snapshot, readings=stood_in),
-        fleet=a_fleet(a_ready_view(LLAMA)),
-        profiles=some_profiles(rates=KNOWN),
-    )
-
-    assert "medium" == decided(world).confidence
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "fleet", "degraded", "code"),
-    [
-        pytest.param(a_snapshot(), a_fleet(), False, None, id="all good"),
-        pytest.param(
-            a_snapshot(failing={"prometheus": UnknownReason.PROM_UNREACHABLE}),
-            a_fleet(),
-            True,
-            "prom_unreachable",
-            id="Prometheus fails, the host stands in",
-        ),
-        pytest.param(a_snapshot(), a_fleet(failing="down"), True, "engine_unreachable", id="the engine is down"),
-        pytest.param(a_snapshot(freshness=Freshness.STALE), a_fleet(), True, "prom_stale", id="stale"),
-        pytest.param(
-            a_snapshot(readings={"host_cpu_busy_ratio": None}), a_fleet(), False, "None", id="a value unknown"
-        ),
-    ],
-)
-def test_degraded_and_reasons_say_what_is_missing(snapshot, fleet, degraded, code):
-    decision = decided(a_world(snapshot=snapshot, fleet=fleet))
-
-    assert degraded == decision.degraded
-    assert ([code] if code else []) == [one.code for one in decision.reasons]
-
-
-def test_the_snapshot_used_is_named_with_its_age():
-    world = a_world(snapshot=a_snapshot(number=4127, at_seconds=NOW - 2.1))
-
-    decision = decided(world)
-
-    assert (4127, "prometheus") == (decision.snapshot_number, decision.snapshot_source)
-    assert pytest.approx(2.1) == decision.snapshot_age_seconds
-    assert None is decided(a_world(snapshot=a_snapshot(number=0))).snapshot_age_seconds
-
-
-SENTENCES = {
-    "ready": (
-        a_world(fleet=a_fleet(a_ready_view(LLAMA))),
-        {},
-        "llama3.2:3b for this moderate general request: it is ready and should answer in 24.1 s.",
-    ),
-    "to be started": (
-        a_world(fleet=a_fleet(a_place_view(LLAMA))),
-        {},
-        "llama3.2:3b for this moderate general request: it will be started and should answer in 27.6 s.",
-    ),
-    "starting": (
-        a_world(fleet=a_fleet(a_place_view(LLAMA, state=PlaceState.STARTING, num_ctx=4096, eta_seconds=2.0))),
-        {"task": "coding", "complexity": "complex"},
-        "llama3.2:3b for this complex coding request: it is starting and should answer in 26.1 s.",
-    ),
-    "after an eviction": (
-        short_of_memory(a_ready_view(LLAMA), a_place_view(QWEN), available_gib=4.4),
-        {"model": "qwen2.5:7b"},
-        "qwen2.5:7b for this moderate general request: it will be started after llama3.2:3b makes room "
-        "and should answer in 49.1 s.",
-    ),
-    "the more capable would not do": (
-        short_of_memory(LEASED_LLAMA, a_place_view(QWEN)),
-        {},
-        "llama3.2:3b for this moderate general request: it is ready and should answer in 48.2 s; qwen2.5:7b would "
-        "not do: needs 4.9 GiB, 3.0 GiB free after the reserve, short 1.9 GiB; llama3.2:3b (2.6 GiB) is leased until "
-        "22:14:02.",
-    ),
-    "none": (
-        a_world(fleet=a_fleet(a_place_view(LLAMA, breaker="open"), a_place_view(QWEN, state=PlaceState.STUCK))),
-        {},
-        "No model for this moderate general request now: llama3.2:3b: its breaker is open: it failed too often; "
-        "qwen2.5:7b: is stuck: it was told to stop and has not.",
-    ),
-}
-
-
-@pytest.mark.parametrize(("world", "asked", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
-def test_one_sentence_for_a_person_with_the_numbers_in_it(world, asked, sentence):
-    assert sentence == decided(world, **asked).sentence
-
-
-def test_what_was_not_allowed_is_no_news_in_the_sentence():
-    world = a_world(fleet=a_fleet(a_ready_view(LLAMA), a_place_view(QWEN)))
-
-    assert "qwen" not in decided(world, model="llama3.2:3b").sentence
-
-
-def test_a_candidates_because_says_state_and_seconds():
-    decision = decided(a_world(fleet=a_fleet(a_ready_view(LLAMA, cpu_cores=a_reading(0.0)))))
-
-    assert "ready, 24.1 s predicted" == decision.chosen.because
-
-
-def test_every_score_and_number_stays_with_the_decision():
-    decision = decided(a_world(profiles=some_profiles(success={("llama3.2:3b", "general"): Success(ok=1, n=2)})))
-
-    for one in decision.candidates:
-        assert None is not one.score
-        assert None is not one.scores
-        assert None is not one.prediction
-        assert one.need_bytes
-        assert one.free_bytes

@@ -17,9 +17,9 @@ from dispatcher.vocabulary.settings import GIB, Settings
 from dispatcher.vocabulary.signal import HOST
 from tests.builders import (
     LLAMA,
+    NOW,
     PHI,
     QWEN,
-    NOW,
     a_fleet,
     a_place_view,
     a_reading,
@@ -37,9 +37,7 @@ LLAMA_LOAD_SECONDS = 1.5 + round(1.88 * GIB) / 1e9
 
 
 def predicted(*views, place: Place = LLAMA, snapshot=IDLE, settings=None, rates=None, **profiles) -> Prediction:
-    world = a_world(
-        snapshot=snapshot, fleet=a_fleet(*views), profiles=some_profiles(rates=rates or {}, **profiles)
-    )
+    world = a_world(snapshot=snapshot, fleet=a_fleet(*views), profiles=some_profiles(rates=rates or {}, **profiles))
     decision = decide(a_request(model=place.model), world, settings or Settings(), NOW)
     assert decision.chosen is not None, decision.sentence
     return decision.chosen.prediction

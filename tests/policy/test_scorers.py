@@ -90,7 +90,7 @@ def test_every_task_says_what_it_needs_and_the_chain_is_an_order_of_capability(t
     assert all(0 <= one <= 1 for one in able)
 
 
-def health_of(success: Success = Success(), **view) -> float:
+def health_of(success: Success, **view) -> float:
     world = a_world(
         fleet=a_fleet(a_ready_view(LLAMA, **view)),
         profiles=some_profiles(success={("llama3.2:3b", "general"): success}),

@@ -13,7 +13,9 @@ from dispatcher.vocabulary.world import World
 from tests.builders import NOW, some_profiles
 
 MODELS = ("phi3:mini", "llama3.2:3b", "qwen2.5:7b", "outside:1b")
-PLACES = [Place(server=f"docker:{name}", model=model) for model in MODELS for name in (f"a-{model[:3]}", f"b-{model[:3]}")]
+PLACES = [
+    Place(server=f"docker:{name}", model=model) for model in MODELS for name in (f"a-{model[:3]}", f"b-{model[:3]}")
+]
 LATCHES = (
     "cpu_busy",
     "pressure_high",
@@ -129,7 +131,7 @@ def worlds(draw) -> World:
             wanted_per_second={model: draw(st.floats(0, 10)) for model in MODELS},
             host_speed=HostSpeed(n=draw(st.integers(0, 3))),
         ),
-        lost={place: "lost" for place in draw(st.lists(st.sampled_from(PLACES), max_size=2))},
+        lost=dict.fromkeys(draw(st.lists(st.sampled_from(PLACES), max_size=2)), "lost"),
     )
 
 
