@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from random import getrandbits
 from typing import Literal
-from uuid import uuid4
 
 from dispatcher.clock import Clock
 from dispatcher.errors import HistoryUnavailable
@@ -118,7 +118,7 @@ class Desk:
         return selected, await self._fleet.ready(lease.id, until_seconds)
 
     def _request(self, asked: Asked) -> Request:
-        return classify(asked, request_id=f"d-{uuid4().hex[:16]}", at_seconds=self._clock.now_seconds())
+        return classify(asked, request_id=f"d-{getrandbits(64):016x}", at_seconds=self._clock.now_seconds())
 
     def _decide(self, request: Request, lost: dict[Place, str]) -> tuple[Decision, float]:
         began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -186,6 +187,7 @@ class Daemon:
             serving = [group.create_task(api.serve(sockets=[api_socket]), name="api")]
             exporter_url = self._serve_exporter(group, serving, notes)
             announce(await self._found(exporter_url, notes))
+            gc.freeze()  # what start-up made stays: no collection need walk it again
             await self._stopping.wait()
             await self._drain(serving)
             for task in tasks:

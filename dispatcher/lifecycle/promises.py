@@ -18,6 +18,7 @@ class Promises:
         self._leases: dict[str, Lease] = {}
         self._of_place: dict[Place, dict[str, Lease]] = {}
         self._of_decision: dict[str, str] = {}
+        self._until: dict[Place, float] = {}  # the latest end among a place's leases
         self._expiries: list[tuple[float, str]] = []
         self._ended: dict[str, tuple[Lease, str]] = {}
         self._claims: dict[str, Claim] = {}
@@ -45,6 +46,11 @@ class Promises:
         self._of_place.setdefault(lease.place, {})[lease.id] = lease
         if lease.expires_at_seconds is not None:
             heapq.heappush(self._expiries, (lease.expires_at_seconds, lease.id))
+            self._until[lease.place] = max(lease.expires_at_seconds, self._until.get(lease.place, 0.0))
+
+    def until_seconds(self, place: Place) -> float | None:
+        """When the last of its leases ends; None: none, or their time has not begun."""
+        return self._until.get(place)
 
     def begin(self, place: Place, now_seconds: float) -> list[Lease]:
         """The place is ready: the time of the leases that waited for it runs from now on."""
@@ -65,10 +71,19 @@ class Promises:
             del self._of_decision[lease.decision_id]
         if not self._of_place[lease.place]:
             del self._of_place[lease.place]
+        if lease.expires_at_seconds is not None and lease.expires_at_seconds >= self._until.get(lease.place, 0.0):
+            self._refresh_until(lease.place)  # the last to end, mostly: seldom while others live
         self._ended[lease_id] = (lease, cause)
         while len(self._ended) > REMEMBERED_ENDS:
             del self._ended[next(iter(self._ended))]
         return lease
+
+    def _refresh_until(self, place: Place) -> None:
+        ends = [one.expires_at_seconds for one in self.on(place).values() if one.expires_at_seconds is not None]
+        if ends:
+            self._until[place] = max(ends)
+        else:
+            self._until.pop(place, None)
 
     def overdue(self, now_seconds: float) -> list[str]:
         """The ids whose time is over; a renewed one's old entry in the heap is skipped."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from dispatcher.control.residency import Residency
 from dispatcher.vocabulary.action import StopCause
-from dispatcher.vocabulary.fleet import Claim, Lease, Place, PlaceSeen, PlaceState, PlaceView
+from dispatcher.vocabulary.fleet import Claim, Place, PlaceSeen, PlaceState, PlaceView
 from dispatcher.vocabulary.signal import NEVER_SEEN, Reading
 
 FLAPS = 3  # more starts or stops than this within the flap window double the dwell
@@ -94,7 +94,8 @@ def dwell_seconds(turns_at_seconds: tuple[float, ...], now_seconds: float, least
 class Shown:
     """What of others goes into a place's view."""
 
-    leases: tuple[Lease, ...]
+    leases: int
+    leased_until_seconds: float | None
     in_flight: int
     budget_bytes: int
     taken_by: Place | None
@@ -114,7 +115,6 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
     cpu = resident.cpu
     if shown.container_cpu.value is not None and shown.container_cpu.at_seconds > cpu.at_seconds:
         cpu = shown.container_cpu
-    ends = [lease.expires_at_seconds for lease in shown.leases if lease.expires_at_seconds is not None]
     eta = None
     if resident.state is PlaceState.STARTING and resident.expected_ready_at_seconds is not None:
         eta = max(0.0, resident.expected_ready_at_seconds - shown.now_seconds)
@@ -133,11 +133,11 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         budget_bytes=shown.budget_bytes,
         measured_bytes=(seen.memory_used_bytes or seen.loaded_size_bytes) if seen.running else None,
         limit_bytes=seen.memory_limit_bytes,
-        leases=len(shown.leases),
-        leased_until_seconds=max(ends, default=None),
+        leases=shown.leases,
+        leased_until_seconds=shown.leased_until_seconds,
         in_flight=shown.in_flight,
         cpu_cores=cpu,
-        busy=bool(shown.leases) or shown.in_flight > 0 or busy_by_cpu,
+        busy=shown.leases > 0 or shown.in_flight > 0 or busy_by_cpu,
         pinned=shown.pinned,
         dwell_until_seconds=resident.dwell_until_seconds,
         claimed_until_seconds=shown.claim.until_seconds if shown.claim else None,

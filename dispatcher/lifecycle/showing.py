@@ -145,7 +145,8 @@ class Showing:
         return view_of(
             resident,
             Shown(
-                leases=tuple(promises.on(place).values()),
+                leases=len(promises.on(place)),
+                leased_until_seconds=promises.until_seconds(place),
                 in_flight=in_flight,
                 budget_bytes=budget,
                 taken_by=holding.taken_by if holding else None,

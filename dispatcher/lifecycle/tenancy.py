@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from uuid import uuid4
+from random import getrandbits
 
 from dispatcher.clock import Clock
 from dispatcher.control import ledger as book
@@ -130,7 +130,7 @@ class Tenancy:
         lasts = min(seconds, rules.lease_max_seconds)
         ready = self.residents[place].state is PlaceState.READY
         lease = Lease(
-            id=f"l-{uuid4().hex[:16]}",
+            id=f"l-{getrandbits(64):016x}",
             place=place,
             decision_id=decision_id,
             num_ctx=num_ctx,

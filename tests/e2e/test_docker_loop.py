@@ -130,7 +130,7 @@ def test_an_idle_one_stops_after_its_keep_alive(fleet, tmp_path):
         daemon.wait_for_state("phi3:mini", "stopped")
 
         assert not fleet.phi.state()["Running"]
-        assert 'cause=idle' in daemon.log()
+        assert "cause=idle" in daemon.log()
 
 
 def test_neighbours_without_our_label_or_without_our_name_see_no_call(fleet, model_containers, tmp_path):
@@ -183,4 +183,3 @@ def test_twenty_at_once_that_do_not_fit_together_keep_the_budget(daemon, fleet):
 
 def metric(exposition: str, name: str) -> float:
     return next(float(line.split()[-1]) for line in exposition.splitlines() if line.startswith(name + " "))
-

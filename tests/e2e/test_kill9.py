@@ -79,7 +79,9 @@ def one_kill(fleet: Fleet, daemon: RunningDaemon, proxy: DockerProxy, seed: int)
         assert began <= 1, f"seed {seed}: {one.name} was started {began} times\n{daemon.log()}"
     for lease in [held["lease"], *(answer["lease"] for answer in answers if answer.get("lease"))]:
         told = daemon.get(f"/leases/{lease['id']}")
-        assert (200, "ready") == (told.status_code, told.json().get("state")), f"seed {seed}: {told.text}\n{daemon.log()}"
+        assert (200, "ready") == (told.status_code, told.json().get("state")), (
+            f"seed {seed}: {told.text}\n{daemon.log()}"
+        )
         daemon.delete(f"/leases/{lease['id']}")
     assert fleet.phi.state()["Running"]
     return within

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.machine import CPU_NEVER_MATTERS, model_server
-from tests.e2e.running import GIB, RunningDaemon, chain, running
+from tests.e2e.running import GIB, MIB, RunningDaemon, chain, running
 from tests.realparts import RealPrometheus, eventually
 
 QUALITY = {"task": "coding", "complexity": "complex", "prefer": "quality", "dry_run": True}
 ENTER_RATIO, LEAVE_RATIO = 1.10, 1.25  # policy.memory_enter_ratio and memory_leave_ratio, as shipped
-SCRAPE_SECONDS = 1.0
+SIZE = r"[\d.]+ [GM]iB"
 
 pytestmark = [pytest.mark.needs_prometheus, pytest.mark.needs_node_exporter]
 
@@ -149,8 +149,10 @@ def refusal_of_qwen(decision: dict[str, Any]) -> tuple[str, str]:
     return told["rule"], told["because"]
 
 
-def gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB"
+def bytes_of(text: str) -> float:
+    """Of a size as reasons write it; they round to a tenth of a GiB."""
+    value, unit = text.split()
+    return float(value) * {"GiB": GIB, "MiB": MIB}[unit]
 
 
 def test_the_choice_steps_down_under_pressure_stays_down_while_it_is_not_over_and_comes_back(host: Host):
@@ -162,10 +164,12 @@ def test_the_choice_steps_down_under_pressure_stays_down_while_it_is_not_over_an
     down = host.wait_for_choice("llama3.2:3b")
     rule, because = refusal_of_qwen(down)
     assert "memory_short" == rule
-    told = re.fullmatch(r"needs (\S+ GiB), (\S+) GiB free after the reserve, short (\S+) [GM]iB", because)
+    told = re.fullmatch(rf"needs ({SIZE}), ({SIZE}) free after the reserve, short ({SIZE})", because)
     assert told is not None, because
-    assert gib(host.need_bytes) == told[1]
-    assert 0.75 * host.need_bytes <= float(told[2]) * GIB <= 1.02 * host.need_bytes, because
+    needed, free, short = (bytes_of(told[group]) for group in (1, 2, 3))
+    assert pytest.approx(host.need_bytes, rel=0.05) == needed
+    assert 0.75 * host.need_bytes <= free <= 1.02 * host.need_bytes, because
+    assert pytest.approx(needed - free, abs=0.11 * GIB) == short
     assert because in down["reason"], "the sentence says why not the better one"
     assert host.qwen_is_latched()
 
@@ -173,9 +177,9 @@ def test_the_choice_steps_down_under_pressure_stays_down_while_it_is_not_over_an
     still = host.decision()
     rule, because = refusal_of_qwen(still)
     assert ("llama3.2:3b", "memory_short") == (still["model"], rule)
-    assert re.fullmatch(
-        rf"needs {re.escape(gib(host.need_bytes))}, \S+ GiB free after the reserve, \S+ GiB wanted to be safe", because
-    ), because
+    told = re.fullmatch(rf"needs {SIZE}, ({SIZE}) free after the reserve, ({SIZE}) wanted to be safe", because)
+    assert told is not None, because
+    assert host.need_bytes < bytes_of(told[1]) < bytes_of(told[2])
     assert host.qwen_is_latched()
 
     host.hog.hold(0)

@@ -53,7 +53,8 @@ class Loop:
 
 
 @pytest.fixture(scope="module")
-def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+def exporter(node_exporter: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+    """Another one than the session's: it goes away and comes back."""
     exporter = Exporter(folder=tmp_path_factory.mktemp("exporter")).start()
     try:
         yield exporter

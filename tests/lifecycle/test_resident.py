@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.lifecycle.resident import Resident, cpu_cores, dwell_seconds, looked_at
-from dispatcher.vocabulary.fleet import PlaceState
 from tests.builders import NOW, a_seen
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.vocabulary.fleet import PlaceState
 from tests.builders import LLAMA, PHI, QWEN, some_profiles
 from tests.lifecycle.owned import Owned
 
