@@ -179,8 +179,8 @@ class Tally:
 
     def _decided(self, event: Decided) -> None:
         decision = event.decision
-        if decision.chosen is None or decision.request.dry_run:
-            return
+        if decision.chosen is None or decision.request.dry_run or event.outcome == "fallback":
+            return  # a fallback is the same request once more: it is wanted once
         use = self._use.get(decision.chosen.place.model)
         if use is None:
             return

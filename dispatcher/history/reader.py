@@ -101,7 +101,7 @@ def decisions(
 
 def decision(connection: sqlite3.Connection, decision_id: str) -> dict[str, Any] | None:
     found = connection.execute(
-        "SELECT body FROM event WHERE decision_id = ? AND kind = 'decided' LIMIT 1", (decision_id,)
+        "SELECT body FROM event WHERE decision_id = ? AND kind = 'decided' ORDER BY id DESC LIMIT 1", (decision_id,)
     ).fetchone()
     if found is None:
         return None
@@ -112,7 +112,7 @@ def decision(connection: sqlite3.Connection, decision_id: str) -> dict[str, Any]
 def head(connection: sqlite3.Connection, decision_id: str) -> DecisionHead | None:
     found = connection.execute(
         "SELECT model, server, task, agent, predicted_seconds FROM event"
-        " WHERE decision_id = ? AND kind = 'decided' AND model IS NOT NULL LIMIT 1",
+        " WHERE decision_id = ? AND kind = 'decided' AND model IS NOT NULL ORDER BY id DESC LIMIT 1",
         (decision_id,),
     ).fetchone()
     if found is None:

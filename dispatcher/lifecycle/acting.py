@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from dispatcher.clock import Clock
@@ -12,6 +13,8 @@ from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.event import Acted
 from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 class Acting:
@@ -101,6 +104,9 @@ class Acting:
             return str(trouble), f"{verb}_refused"
         except DispatcherError as trouble:
             return str(trouble), f"{verb}_failed"
+        except Exception as fault:  # ours: a provider promises DispatcherError. The loop outlives it
+            _log.exception("action=%s fault=%s", verb, fault)
+            return f"a fault of ours: {fault!r}", f"{verb}_failed"
         return "", ""
 
     def _report(

@@ -7,6 +7,7 @@ marks, this loop does. A failing engine is not acted on: what should be is remem
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +29,8 @@ from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 
 STUCK_RETRY_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
 STOP_RETRY_SECONDS = 1.0  # an engine that refuses to stop a place at once is not asked in a tight loop
 
 
@@ -154,6 +157,9 @@ class Controller:
                 seen = await self._provider.list()
         except (DispatcherError, TimeoutError) as trouble:
             self._fail(str(trouble) or "no answer within the deadline")
+        except Exception as fault:  # ours: a provider promises DispatcherError. The loop outlives it
+            _log.exception("provider=%s fault=%s consequence=nothing is started or stopped", self._provider.name, fault)
+            self._fail(f"a fault of ours: {fault!r}")
         else:
             self._fail(None)
             self._count_memory()
@@ -238,7 +244,8 @@ class Controller:
             if acted.ok:
                 self.tenancy.ready(place, acted.load_seconds)
             else:
-                self.tenancy.start_failed(place, acted.because)
+                its_own = acted.error_type != "engine_unreachable"
+                self.tenancy.start_failed(place, acted.because, its_own=its_own)
         self._emit(acted)
         self._wake.set()
 

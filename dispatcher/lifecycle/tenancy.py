@@ -227,7 +227,8 @@ class Tenancy:
             self.release(lease.place)
         if not left:
             self._notify()
-            self._wake()
+            if resident is None or resident.state is not PlaceState.READY:
+                self._wake()  # a drain or a grant may wait for this; an idle ready place is looked at soon enough
 
     def end_all(self, place: Place, cause: str) -> None:
         for lease_id in list(self.promises.on(place)):
@@ -319,12 +320,20 @@ class Tenancy:
         self.turn(place, "seen_stopped", because)
         self._wake()  # a grantee may be waiting for exactly this
 
-    def start_failed(self, place: Place, because: str) -> None:
-        """Its leases end, what half-started is stopped, the next try waits for its backoff."""
+    def start_failed(self, place: Place, because: str, *, its_own: bool = True) -> None:
+        """Its leases end, what half-started is stopped, the next try waits for its backoff.
+
+        its_own False: the engine could not be asked, which is no failure of this place and leads to no quarantine.
+        """
         self.end_all(place, "start_failed")
         self.residents[place] = replace(self.residents[place], stop_cause="failed")
         self.turn(place, "start_failed", because)
-        self.count_failure(place, because)
+        if its_own:
+            self.count_failure(place, because)
+            return
+        pause = self._settings().lifecycle.backoff_min_seconds
+        residency = self.residents[place].residency
+        self.write(place, replace(residency, retry_at_seconds=self._clock.now_seconds() + pause))
 
     def count_failure(self, place: Place, because: str) -> None:
         residency = self.residents[place].residency

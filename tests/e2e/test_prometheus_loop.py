@@ -102,6 +102,11 @@ def wait_for_snapshot(daemon: RunningDaemon, **wanted: Any) -> dict[str, Any]:
     )
 
 
+def wait_until_the_interval_is_known(daemon: RunningDaemon) -> None:
+    """Until then readings count as fresh for 45 s: three times the usual scrape interval."""
+    eventually(lambda: snapshot(daemon)["scrape_interval_seconds"], deadline_seconds=30, what="the scrape interval")
+
+
 def signals(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["signal"]: one for one in told["signals"] if one["subject"] == ""}
 
@@ -198,9 +203,7 @@ def test_fresh_readings_make_a_sure_decision_once_the_model_is_known(loop: Loop)
 def test_when_the_exporter_is_gone_readings_go_stale_and_starts_wait_until_it_is_back(loop: Loop):
     daemon = loop.daemon
     wait_for_snapshot(daemon, source="prometheus", freshness="fresh")
-    eventually(  # until it is seen, readings count as fresh for 45 s: three times the usual interval
-        lambda: snapshot(daemon)["scrape_interval_seconds"], deadline_seconds=30, what="the scrape interval"
-    )
+    wait_until_the_interval_is_known(daemon)
     ready = daemon.select(model="llama3.2:3b", wait_seconds=30).json()
     assert "ready" == ready["state"], daemon.log()
     loop.exporter.stop()
@@ -264,6 +267,7 @@ def test_a_prometheus_that_was_seen_and_now_refuses_is_a_degradation_and_this_ho
             daemon.start()
             wait_for_snapshot(daemon, source="prometheus", freshness="fresh", failing={})
             assert not daemon.select(dry_run=True).json()["degraded"]
+            wait_until_the_interval_is_known(daemon)
 
         told = wait_for_snapshot(daemon, source="host", freshness="fresh")
         answer = daemon.select(model="phi3:mini", wait_seconds=30).json()

@@ -40,7 +40,9 @@ async def seen_of(provider: DockerProvider, container: ModelContainer) -> PlaceS
 async def measured(provider: DockerProvider, container: ModelContainer, later_than_seconds: float) -> PlaceSeen:
     """Looks until its CPU has been read after that moment: a look never waits for the reading it begins."""
     async with asyncio.timeout(20):
-        while (seen := await seen_of(provider, container)) is None or (seen.cpu_at_seconds or 0.0) <= later_than_seconds:
+        while (seen := await seen_of(provider, container)) is None or (
+            seen.cpu_at_seconds or 0.0
+        ) <= later_than_seconds:
             await asyncio.sleep(0.05)
         return seen
 

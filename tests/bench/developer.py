@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 import psutil
 
-from dispatcher.bench.deciding import durations_seconds
+from tests.bench.deciding import durations_seconds
 
 ROUNDS = 7
 REQUESTS = 2000  # per round
@@ -136,7 +136,7 @@ def _daemon(folder: Path) -> Iterator[_Server]:
 def _noop() -> Iterator[_Server]:
     port = _free_port()
     options = ("--no-access-log", "--log-level", "warning", "--lifespan", "off", "--port", str(port))
-    with _process("-m", "uvicorn", "dispatcher.bench.noop:app", *options, port=port) as server:
+    with _process("-m", "uvicorn", "tests.bench.noop:app", *options, port=port) as server:
         yield server
 
 

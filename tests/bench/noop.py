@@ -1,10 +1,13 @@
-"""The baseline of `scripts/bench select`: the same stack, an endpoint that does nothing but answer."""
+"""The baseline of `scripts/bench select`: the same stack , an endpoint that only answers."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
+
+from dispatcher.api.front_door import FrontDoor
+from dispatcher.vocabulary.settings import Settings
 
 _BODY = b'{"ok":true}'
 
@@ -14,4 +17,4 @@ async def _noop(request: Request) -> Response:
     return Response(_BODY, media_type="application/json")
 
 
-app = Router([Route("/noop", _noop, methods=["POST"])])
+app = FrontDoor(Router([Route("/noop", _noop, methods=["POST"])]), Settings, {})
