@@ -212,7 +212,7 @@ def show_status(console: Console, ready: Document, snapshot: Document, models: D
             continue
         signals.add_row(
             _text(each["signal"]),
-            _text(each["subject"] or "host"),
+            _text(each["subject"] or ("host" if each["signal"].startswith("host_") else "–")),
             _text(value_of(each["signal"], each["value"])),
             _text(seconds(each["age_seconds"])),
             _text(each["source"] if each["unknown"] is None else f"unknown: {each['unknown']}"),

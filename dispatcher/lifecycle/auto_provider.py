@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dispatcher.errors import EngineUnreachable
 from dispatcher.lifecycle.none_provider import NoneProvider
@@ -171,6 +171,29 @@ def _in_words(name: str, seen: Sequence[PlaceSeen]) -> str:
     return f"{label}: answers, has no model of the chain; try: ollama pull {seen[0].place.model}"
 
 
-def _short(cause: EngineUnreachable) -> str:
-    words = str(cause.__cause__ or "") or str(cause)
-    return words.splitlines()[0][:200]
+def _short(cause: BaseException) -> str:
+    """In a few words why an engine gave no answer; its own words, cut, when the reason is none of the usual."""
+    for one in _chain(cause, 8):
+        for kind, words in _USUAL:
+            if isinstance(one, kind):
+                return words
+    return str(cause).split("(")[0].splitlines()[0].strip()[:80]
+
+
+_USUAL: tuple[tuple[type[BaseException], str], ...] = (
+    (FileNotFoundError, "no socket there"),
+    (PermissionError, "this user may not use its socket"),
+    (ConnectionRefusedError, "nothing listens there"),
+    (TimeoutError, "not within the deadline"),
+)
+
+
+def _chain(cause: BaseException, depth: int) -> Iterator[BaseException]:
+    """It, what caused it, and what the libraries hide in arguments."""
+    yield cause
+    for inner in (cause.__cause__, cause.__context__, *cause.args):
+        if isinstance(inner, BaseException) and depth:
+            yield from _chain(inner, depth - 1)
+        for nested in inner if isinstance(inner, tuple) else ():
+            if isinstance(nested, BaseException) and depth:
+                yield from _chain(nested, depth - 1)
