@@ -175,9 +175,9 @@ def _short(cause: BaseException) -> str:
     """In a few words why an engine gave no answer; its own words, cut, when the reason is none of the usual."""
     for one in _chain(cause, 8):
         for kind, words in _USUAL:
-            if isinstance(one, kind):
-                return words
-    return str(cause).split("(")[0].splitlines()[0].strip()[:80]
+            if isinstance(one, kind) or (kind is ConnectionRefusedError and "attempts failed" in str(one)):
+                return words  # httpx tells a refused connection by its words only
+    return str(cause).splitlines()[0][:200]
 
 
 _USUAL: tuple[tuple[type[BaseException], str], ...] = (

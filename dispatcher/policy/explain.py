@@ -54,6 +54,20 @@ def reasons(sight: Sight) -> tuple[Reason, ...]:
     return tuple(told)
 
 
+def kept_ready(ranked: Sequence[tuple[str, float]]) -> tuple[Reason, ...]:
+    """A choice that does not have the best score was ready, and another would have had to beat it by a margin.
+
+    ranked: model and score, the choice first.
+    """
+    if not ranked:
+        return ()
+    (chosen, held), (better, best) = ranked[0], max(ranked, key=lambda one: one[1])
+    if best <= held:
+        return ()
+    detail = f"{better} scores {best:.2f}, {chosen} {held:.2f}: too little to start it while {chosen} is ready"
+    return (Reason(code="kept_ready", detail=detail),)
+
+
 def sentence(chosen: Candidate | None, candidates: Sequence[Candidate], sight: Sight) -> str:
     """One sentence: what was chosen, how soon, and what stood against the more capable."""
     request = sight.request
