@@ -21,6 +21,7 @@ from dispatcher.vocabulary.fleet import HOLDING, FleetView, PlaceState, PlaceVie
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import PolicySettings
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.words import Bytes
 
 DISTINCT_SECONDS = 0.5  # samples closer than this are one sample, seen through the jitter of two queries
 HARD_TOTAL_RATIO = 0.02  # kubelet's hard eviction, as a share of the total
@@ -210,7 +211,7 @@ def _memory_hard(latch: Latch, snapshot: Snapshot, policy: PolicySettings) -> La
 def _memory_short(latch: Latch, need_bytes: int, free_bytes: int | None, policy: PolicySettings) -> Latch:
     if free_bytes is None:
         return latch
-    words = f"needs {need_bytes} bytes, {free_bytes} free"
+    words = f"needs {Bytes(need_bytes)}, {Bytes(free_bytes)} free"
     if free_bytes < need_bytes * policy.memory_enter_ratio:
         return _turned(latch, True, words)
     if free_bytes >= need_bytes * policy.memory_leave_ratio:

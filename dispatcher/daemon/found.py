@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dispatcher.policy.words import Bytes
 from dispatcher.vocabulary.fleet import FleetView
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.words import Bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from dispatcher.clock import Clock
 from dispatcher.control.tally import Tally
 from dispatcher.errors import NotNow
 from dispatcher.history.store import Store
-from dispatcher.policy.words import Bytes
 from dispatcher.vocabulary.fleet import FleetView, PlaceState
 from dispatcher.vocabulary.profile import Measured
+from dispatcher.vocabulary.words import Bytes
 
 LEARN_SECONDS = 15
 KEEP_PINNED_SECONDS = 15

@@ -18,13 +18,13 @@ from dispatcher.errors import NotFound, NotNow
 from dispatcher.lifecycle.promises import Promises
 from dispatcher.lifecycle.resident import Resident, dwell_seconds
 from dispatcher.lifecycle.showing import Showing
-from dispatcher.policy.words import Bytes
 from dispatcher.vocabulary.action import StopCause
 from dispatcher.vocabulary.event import Event, Leased, Turned
 from dispatcher.vocabulary.fleet import Claim, FleetView, Lease, LeaseStatus, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.words import Bytes
 
 DEFAULT_NUM_CTX = 4096
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from dispatcher.policy.predict import BLEND_SAMPLES
 from dispatcher.policy.sight import Sight
-from dispatcher.policy.words import Seconds
 from dispatcher.vocabulary.decision import Candidate, Confidence, Prediction, Reason
 from dispatcher.vocabulary.fleet import PlaceState
 from dispatcher.vocabulary.signal import Freshness
+from dispatcher.vocabulary.words import Seconds
 
 USED_SIGNALS = ("host_memory_available_bytes", "host_cpu_busy_ratio")
 

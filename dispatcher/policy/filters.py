@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import isfinite
 
 from dispatcher.policy.sight import Sight
-from dispatcher.policy.words import Bytes, Moment, Seconds
 from dispatcher.vocabulary.decision import Prediction, Rejection
 from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts
 from dispatcher.vocabulary.signal import Freshness
+from dispatcher.vocabulary.words import Bytes, Moment, Seconds
 
 MAX_NAMED = 3  # leased places named in one refusal; the rest is counted
 

@@ -39,6 +39,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
         answer = started.select(model="llama3.2:3b", wait_seconds=30).json()
         told = {"decision_id": answer["decision_id"], "status": "ok", "duration_seconds": 1.5, "output_tokens": 40}
         assert 204 == started.post("/outcomes", **told).status_code
+        eventually(  # what a look adds once the model is loaded, has been added
+            lambda: {"ollama_info", "ollama_model_memory_usage_bytes"} <= names_in(exposition(started)) or None,
+            deadline_seconds=30,
+            what="the first look at the loaded model",
+        )
         yield started
 
 
@@ -54,6 +59,10 @@ def values(text: str) -> dict[Series, float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def names_in(text: str) -> set[str]:
+    return {name for name, _ in values(text)}
 
 
 def total(series: dict[Series, float], name: str, **labels: str) -> float:
@@ -75,7 +84,7 @@ def test_both_expositions_pass_promtool_and_are_the_same(daemon: RunningDaemon):
     assert (0, "") == check(own_port)
     assert (0, "") == check(api)
     assert values(own_port).keys() == values(api).keys()
-    assert set(ALWAYS_THERE) <= {name for name, _ in values(api)}
+    assert set(ALWAYS_THERE) <= names_in(api)
 
 
 def random_name(chance: random.Random) -> str:
