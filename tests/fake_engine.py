@@ -15,6 +15,7 @@ from dispatcher.clock import ManualClock
 from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from tests.builders import LLAMA, PHI, QWEN, some_profiles
+from tests.rehearsed import Rehearsed
 
 
 @dataclass
@@ -42,6 +43,7 @@ class FakeServer:
     limit_bytes: int | None = None
     installed: bool = True
     at_work: str = ""
+    rehearsed: Rehearsed | None = None  # loads take as long as its simulated server needs, instead of load_seconds
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class FakeEngine:
                 server.fail_starts -= 1
                 raise EngineRefused(f"{place} would not start")
             if not server.running:
+                if server.rehearsed is not None:
+                    server.rehearsed.empty()
                 server.running, server.exit_code, server.oom_killed = True, None, False
                 server.started_at_seconds = self._clock.now_seconds()
             self._note("started", place)
@@ -107,7 +111,10 @@ class FakeEngine:
             self._weigh()
             if server.hang_load:
                 await asyncio.Event().wait()
-            await asyncio.sleep(server.load_seconds)
+            if server.rehearsed is not None:
+                await server.rehearsed.load(num_ctx)
+            else:
+                await asyncio.sleep(server.load_seconds)
             self._reachable()
             if server.fail_loads > 0:
                 server.fail_loads -= 1

@@ -62,7 +62,7 @@ class DockerProxy:
                     self.under_way.discard(call.pop())
                 target.sendall(data)
         if outward:
-            # The daemon is gone: what it had asked for is Docker's now. Looked at by the test at the moment of the kill.
+            # The daemon is gone: what it had asked for is Docker's now.
             call.clear()
         for one in (source, target):
             with suppress(OSError):

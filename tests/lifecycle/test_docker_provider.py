@@ -40,11 +40,11 @@ async def seen_of(provider: DockerProvider, container: ModelContainer) -> PlaceS
 async def measured(provider: DockerProvider, container: ModelContainer, later_than_seconds: float) -> PlaceSeen:
     """Looks until its CPU has been read after that moment: a look never waits for the reading it begins."""
     async with asyncio.timeout(20):
-        while (seen := await seen_of(provider, container)) is None or (
-            seen.cpu_at_seconds or 0.0
-        ) <= later_than_seconds:
+        while True:
+            seen = await seen_of(provider, container)
+            if seen is not None and (seen.cpu_at_seconds or 0.0) > later_than_seconds:
+                return seen
             await asyncio.sleep(0.05)
-        return seen
 
 
 def events_of(container: ModelContainer, since_seconds: float) -> set[str]:
