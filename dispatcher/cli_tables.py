@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dispatcher.vocabulary.words import Bytes, Seconds
+
 Document = Mapping[str, Any]
 PIPED_WIDTH = 200  # characters, where there is no terminal to ask
-_GIB = 1024**3
-_MIB = 1024**2
 _STYLES = {
     "chosen": "bold green",
     "fallback": "cyan",
@@ -287,13 +287,13 @@ def clean(value: object) -> str:
 def seconds(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value / 60:.0f} min" if value >= 120 else f"{value:.1f} s"
+    return str(Seconds(value))
 
 
 def size(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value / _GIB:.1f} GiB" if abs(value) >= _GIB else f"{value / _MIB:.0f} MiB"
+    return str(Bytes(value))
 
 
 def number(value: float | None) -> str:

@@ -21,6 +21,8 @@ An error names the thing, the value, the consequence and the next step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class DispatcherError(Exception):
     """Root of everything this project raises on purpose."""
@@ -102,3 +104,17 @@ class NotNow(Refused):
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it wraps, outermost first: libraries wrap by `raise from`, in `args` and in `reason`."""
+    waiting: list[object] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, tuple):
+            waiting += one
+        elif isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]

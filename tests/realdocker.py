@@ -50,6 +50,11 @@ class DockerEngine:
     prefix: str  # of every name made in this run; also the value of the label dispatcher.test
     ours: bool  # we started the daemon, and stop it
 
+    @property
+    def mine(self) -> dict[str, str]:
+        """For lifecycle.docker_labels: the engine is shared, and only this run's containers are this run's places."""
+        return {_LABEL: self.prefix}
+
 
 def _connect() -> docker.DockerClient | None:
     """None when the socket does not answer."""
@@ -252,7 +257,7 @@ class ModelContainers:
         if resident_bytes is not None:
             rehearse += ["--resident-bytes", str(resident_bytes), "--allocate"]
         ours: dict[str, str | None] = {"dispatcher.managed": "true", "dispatcher.model": model, **(labels or {})}
-        ours |= {_LABEL: self.engine.prefix, f"{_LABEL}.host": socket.gethostname()}
+        ours |= {**self.engine.mine, f"{_LABEL}.host": socket.gethostname()}
         self.engine.client.containers.create(
             self.image,
             ["/bin/busybox", "chroot", "/host", *(command or [*rehearse, *options])],

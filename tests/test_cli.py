@@ -18,18 +18,8 @@ from dispatcher.errors import NotNow
 from dispatcher.vocabulary.fleet import PlaceState
 from dispatcher.vocabulary.settings import ServerSettings, Settings
 from dispatcher.wire.decision import decision_document, encode
-from tests.api.made_doors import (
-    Check,
-    Readiness,
-    a_chosen,
-    a_decision,
-    a_free_socket,
-    a_rejected,
-    a_selected,
-    no_decision,
-    serving_in_a_thread,
-    some_doors,
-)
+from tests.api.made_doors import Check, Readiness, a_free_socket, serving_in_a_thread, some_doors
+from tests.decisions import a_chosen, a_decision, a_rejected, a_selected, no_decision
 
 ROOT = Path(__file__).parents[1]
 QUIET = {"DISPATCHER_URL": None, "DISPATCHER_API_KEY": None, "DISPATCHER_CONFIG": None}

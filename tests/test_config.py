@@ -25,13 +25,7 @@ from dispatcher.vocabulary.settings import (
 )
 from dispatcher.vocabulary.signal import SIGNALS
 from dispatcher.wire.promql import DEFAULT_SIGNALS
-
-
-def problems_of(text: str, environ: dict[str, str] | None = None) -> list[str]:
-    with pytest.raises(ConfigurationInvalid) as caught:
-        config.parse(text, environ or {})
-    return caught.value.problems
-
+from tests.misconfigured import problems_of
 
 # ── what is read ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 
 from dispatcher import config
 from dispatcher.errors import ConfigurationInvalid
-
-
-def problems_of(text: str, environ: dict[str, str] | None = None) -> list[str]:
-    with pytest.raises(ConfigurationInvalid) as caught:
-        config.parse(text, environ or {})
-    return caught.value.problems
-
+from tests.misconfigured import problems_of
 
 FORM = [
     ("a: &x 1", "a (line 1): the anchor &x is not allowed; remove it"),

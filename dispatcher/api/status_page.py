@@ -7,6 +7,7 @@ from hashlib import sha256
 from html import escape
 
 from dispatcher.vocabulary.fleet import FleetView, PlaceView
+from dispatcher.vocabulary.settings import GIB
 from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.wire.openapi import OPERATIONS
 
@@ -21,7 +22,6 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_GIB = 1024**3
 
 
 def status_page(fleet: FleetView, snapshot: Snapshot, now_seconds: float) -> bytes:
@@ -47,7 +47,7 @@ def _machine(fleet: FleetView, snapshot: Snapshot, now_seconds: float) -> str:
         told.append(f"It cannot be asked: {fleet.failing}.")
     if fleet.capacity_bytes is not None:
         shared = fleet.capacity_bytes - fleet.reserve_bytes
-        told.append(f"{fleet.reserved_bytes / _GIB:.1f} of {shared / _GIB:.1f} GiB promised to models.")
+        told.append(f"{fleet.reserved_bytes / GIB:.1f} of {shared / GIB:.1f} GiB promised to models.")
     told.append(
         f"Snapshot {snapshot.number}: {snapshot.freshness.value}, from {snapshot.source}, {age_seconds:.0f} s old."
         if snapshot.number
@@ -65,7 +65,7 @@ def _places(fleet: FleetView) -> str:
 
 
 def _row(view: PlaceView) -> str:
-    memory = f"{view.budget_bytes / _GIB:.1f} GiB" if view.budget_bytes else "–"
+    memory = f"{view.budget_bytes / GIB:.1f} GiB" if view.budget_bytes else "–"
     state = f"{view.state.value}{' (pinned)' if view.pinned else ''}"
     cells = (view.place.model, str(view.place), state, memory, str(view.leases), str(view.in_flight))
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 from dispatcher.config.schema import Setting, every_setting, shown, value_at
+from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.request import Feature
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN, ModelSettings, Settings
 from dispatcher.vocabulary.signal import SIGNALS
@@ -120,13 +120,6 @@ def _order(settings: Settings) -> Iterator[Disagreement]:
         relation = "at most" if equal else "below"
         values = f"{small} is {shown(low, kinds[small])} and {large} is {shown(high, kinds[large])}"
         yield (small, large), f"{values}; the first must be {relation} the second: {why}"
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _server(settings: Settings, environ: Mapping[str, str]) -> Iterator[Disagreement]:

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from dispatcher.control.window import Window, blended, weight, weighted_median
+from dispatcher.control.window import Window, weight, weighted_median
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.engine import InstalledModel, ModelShape
 from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Leased
 from dispatcher.vocabulary.fleet import Place
-from dispatcher.vocabulary.profile import HostSpeed, Measured, ModelFacts, Profiles, Rates, Success
+from dispatcher.vocabulary.profile import HostSpeed, Measured, ModelFacts, Profiles, Rates, Success, blended
 
 WANTED_HALF_LIFE_SECONDS = 6 * 3600.0  # as freq of greedy-dual eviction (numbers.md)
 IDLE_GAPS = 200

@@ -36,14 +36,6 @@ def weighted_median(samples: Iterable[tuple[float, float]]) -> Measured:
     return Measured(value=ordered[-1][0], n=n)
 
 
-def blended(measured: Measured, prior: float) -> float:
-    """numbers.md: one blend of measurement and prior everywhere, weight n / (n + 5)."""
-    if measured.value is None:
-        return prior
-    share = measured.n / (measured.n + 5)
-    return share * measured.value + (1 - share) * prior
-
-
 class Window:
     """The last 100 (value, when). Values of one unit, whichever the owner says."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from dispatcher.errors import EngineUnreachable
+from dispatcher.errors import EngineUnreachable, causes_of
 from dispatcher.lifecycle.none_provider import NoneProvider
 from dispatcher.lifecycle.provider import Provider
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
@@ -173,7 +173,7 @@ def _in_words(name: str, seen: Sequence[PlaceSeen]) -> str:
 
 def _short(cause: BaseException) -> str:
     """In a few words why an engine gave no answer; its own words, cut, when the reason is none of the usual."""
-    for one in _chain(cause, 8):
+    for one in causes_of(cause):
         for kind, words in _USUAL:
             if isinstance(one, kind) or (kind is ConnectionRefusedError and "attempts failed" in str(one)):
                 return words  # httpx tells a refused connection by its words only
@@ -186,14 +186,3 @@ _USUAL: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionRefusedError, "nothing listens there"),
     (TimeoutError, "not within the deadline"),
 )
-
-
-def _chain(cause: BaseException, depth: int) -> Iterator[BaseException]:
-    """It, what caused it, and what the libraries hide in arguments."""
-    yield cause
-    for inner in (cause.__cause__, cause.__context__, *cause.args):
-        if isinstance(inner, BaseException) and depth:
-            yield from _chain(inner, depth - 1)
-        for nested in inner if isinstance(inner, tuple) else ():
-            if isinstance(nested, BaseException) and depth:
-                yield from _chain(nested, depth - 1)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from dispatcher.lifecycle.engine_calls import named
+from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.engine import EngineSeen
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 
@@ -78,7 +79,7 @@ def endpoint_of(inspected: Json, remote_host: str | None) -> tuple[str | None, s
         return None, f"no endpoint yet: the host port for {container_port} is chosen at its start"
     if address in _EVERY_ADDRESS:
         address = remote_host or "127.0.0.1"
-    elif remote_host is not None and _is_loopback(address):
+    elif remote_host is not None and is_loopback(address):
         return None, f"no endpoint: port {port} is published on loopback of {remote_host}, out of reach from here"
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}", ""
 
@@ -87,10 +88,6 @@ def _best(bindings: Any) -> tuple[str, str] | None:
     """IPv4 first: Docker binds 0.0.0.0 and :: to different ports sometimes."""
     found = [(str(binding.get("HostIp") or ""), str(binding.get("HostPort") or "")) for binding in bindings]
     return min(found, key=lambda pair: ":" in pair[0], default=None)
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
 
 
 def seconds_of(stamp: Any) -> float | None:

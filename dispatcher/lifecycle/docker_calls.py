@@ -25,8 +25,8 @@ from urllib3.exceptions import ReadTimeoutError
 
 from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable
 from dispatcher.lifecycle.docker_answers import MANAGED_LABEL
+from dispatcher.vocabulary.address import is_loopback
 
-MANAGED_FILTER = f"{MANAGED_LABEL}=true"
 MAX_CALLS = 8  # threads at once, the abandoned ones included
 _SDK_SHARE = 0.9  # of what is left until the deadline: the SDK should give up first, so that its thread ends
 _SERVER_ERROR = 500
@@ -52,8 +52,7 @@ class Engine:
         """All that carry our label and these, stopped ones too; rows of `docker ps`. (containers.list() of the SDK
         inspects each and raises 404 when one vanishes meanwhile.)"""
         self._patience()
-        wanted = [MANAGED_FILTER, *(f"{name}={value}" for name, value in labels.items())]
-        return list(_reading(lambda: self._api.containers(all=True, filters={"label": wanted})))
+        return list(_reading(lambda: self._api.containers(all=True, filters={"label": _wanted(labels)})))
 
     def inspect(self, name: str) -> dict[str, Any] | None:
         """None when there is none."""
@@ -84,6 +83,11 @@ class Engine:
         if left_seconds <= 0:
             raise requests.Timeout("the deadline passed before the call was made")
         self._api.timeout = left_seconds  # type: ignore[assignment]  # requests takes fractions of a second
+
+
+def _wanted(labels: Mapping[str, str]) -> list[str]:
+    """As Docker filters by label: all of them."""
+    return [f"{MANAGED_LABEL}=true", *(f"{name}={value}" for name, value in labels.items())]
 
 
 def _reading(ask: Callable[[], _Answer]) -> _Answer:
@@ -120,7 +124,7 @@ class DockerCalls:
     def remote_host(self) -> str | None:
         """The name of the host Docker runs on; None when it is this one."""
         url = urlsplit(self._address)
-        here = url.scheme in ("unix", "npipe", "") or url.hostname in (None, "localhost", "127.0.0.1", "::1")
+        here = url.scheme in ("unix", "npipe", "") or url.hostname is None or is_loopback(url.hostname)
         return None if here else url.hostname
 
     async def run(self, errand: Callable[[Engine], _Answer], *, what: str, deadline_seconds: float) -> _Answer:
@@ -236,10 +240,12 @@ class _Patient(requests.adapters.BaseAdapter):
 
 
 class DockerEvents:
-    """Calls `changed` in the event loop after every event of a labelled container, and after every reconnection."""
+    """Calls `changed` in the event loop after every event of a container with our label and these, and after every
+    reconnection."""
 
-    def __init__(self, calls: DockerCalls, changed: Callable[[], None]) -> None:
+    def __init__(self, calls: DockerCalls, labels: Mapping[str, str], changed: Callable[[], None]) -> None:
         self._calls = calls
+        self._labels = labels
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._closing = threading.Event()
@@ -275,7 +281,7 @@ class DockerEvents:
             api = client.api
             api.mount(api.base_url, _Patient(api.get_adapter(api.base_url)))
             self._stream = api.events(
-                decode=True, filters={"type": "container", "label": MANAGED_FILTER, "event": list(_WAKING)}
+                decode=True, filters={"type": "container", "label": _wanted(self._labels), "event": list(_WAKING)}
             )
             if self._closing.is_set():
                 return

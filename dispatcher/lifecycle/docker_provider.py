@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
@@ -151,7 +151,7 @@ class DockerProvider:
         name = _container(place)
 
         def errand(engine: Engine) -> None:
-            _ours(engine, place)
+            _ours(engine, place, self._settings.docker_labels)
             engine.start(name)
 
         await self._acts.run(errand, what=f"start {name}", deadline_seconds=self._settings.start_timeout_seconds)
@@ -161,7 +161,7 @@ class DockerProvider:
         grace_seconds = math.ceil(self._settings.stop_grace_seconds)
 
         def errand(engine: Engine) -> None:
-            _ours(engine, place)
+            _ours(engine, place, self._settings.docker_labels)
             engine.stop(name, grace_seconds)
 
         await self._acts.run(errand, what=f"stop {name}", deadline_seconds=self._settings.stop_timeout_seconds)
@@ -208,14 +208,14 @@ class DockerProvider:
 
     async def _inspect(self, place: Place) -> Json:
         return await self._calls.run(
-            lambda engine: _ours(engine, place),
+            lambda engine: _ours(engine, place, self._settings.docker_labels),
             what=f"inspect {_container(place)}",
             deadline_seconds=self._settings.list_timeout_seconds,
         )
 
     async def wake(self) -> None:
         if self._events is None:
-            self._events = DockerEvents(self._calls, self._changed.set)
+            self._events = DockerEvents(self._calls, self._settings.docker_labels, self._changed.set)
         await self._changed.wait()
         self._changed.clear()
 
@@ -235,9 +235,9 @@ def _container(place: Place) -> str:
     return place.server.removeprefix(SERVER_PREFIX)
 
 
-def _ours(engine: Engine, place: Place) -> Json:
-    """The container, inspected, if it is still what we take it for. The name is compared because Docker also finds
-    containers by the beginning of their id."""
+def _ours(engine: Engine, place: Place, labels: Mapping[str, str]) -> Json:
+    """The container, inspected, if it is still what we take it for. labels: what it must carry besides ours. The name
+    is compared because Docker also finds containers by the beginning of their id."""
     inspected = engine.inspect(_container(place))
     if inspected is None:
         raise PlaceNotOurs(f"There is no container for {place} any more; nothing was done.", status=404)
@@ -247,6 +247,13 @@ def _ours(engine: Engine, place: Place) -> Json:
             f"The container {_container(place)} is not declared as a place for {place.model} "
             f"(its labels say {found.model if found else 'nothing of us'}); nothing was done to it. "
             f"Declare it with dispatcher.managed=true and {MODEL_LABEL}={place.model}."
+        )
+    carried = (inspected.get("Config") or {}).get("Labels") or {}
+    missing = ", ".join(f"{name}={value}" for name, value in labels.items() if carried.get(name) != value)
+    if missing:
+        raise PlaceNotOurs(
+            f"The container {_container(place)} does not carry {missing}: it belongs to another stack on this engine; "
+            "nothing was done to it. lifecycle.docker_labels says which labels are asked for."
         )
     return inspected
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from dispatcher.errors import EngineUnreachable, PlaceNotOurs
 from dispatcher.lifecycle.engine_calls import EngineCalls, named
 from dispatcher.lifecycle.provider import Look
+from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.engine import EngineSeen
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from dispatcher.vocabulary.settings import LifecycleSettings
@@ -40,7 +41,7 @@ class OllamaProvider:
 
     @property
     def local(self) -> bool:
-        return self._host in ("localhost", "::1") or self._host.startswith("127.")
+        return is_loopback(self._host)
 
     def foreign_bytes(self) -> int:
         return self._foreign_bytes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dispatcher.policy.predict import BLEND_SAMPLES
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Candidate, Confidence, Prediction, Reason
 from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.profile import BLEND_SAMPLES
 from dispatcher.vocabulary.signal import Freshness
 from dispatcher.vocabulary.words import Seconds
 

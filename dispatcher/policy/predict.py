@@ -13,20 +13,11 @@ from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Prediction
 from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
-from dispatcher.vocabulary.profile import NO_RATES, HostSpeed, Measured, ModelFacts
+from dispatcher.vocabulary.profile import NO_RATES, HostSpeed, Measured, ModelFacts, blended
 
 STOP_SECONDS = 2.0  # prior of stopping one place, until measured
 LOAD_BASE_SECONDS = 1.5  # numbers.md: load = 1.5 s + file / disk rate
 USUAL_OUTPUT_TOKENS = 200  # of the answers behind somebody else's request latency: a rate is no matter of this request
-BLEND_SAMPLES = 5  # weight of measurement: n / (n + 5), the one blend everywhere
-
-
-def blended(measured: Measured, prior: float) -> float:
-    """Measurement and prior by weight n / (n + 5)."""
-    if measured.value is None or measured.n <= 0:
-        return prior
-    weight = measured.n / (measured.n + BLEND_SAMPLES)
-    return weight * measured.value + (1 - weight) * prior
 
 
 def decode_prior_tokens_per_second(facts: ModelFacts, num_ctx: int, speed: HostSpeed) -> float:

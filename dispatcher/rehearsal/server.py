@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import random
 import signal
 import socket
@@ -24,6 +23,7 @@ from dispatcher.rehearsal.catalog import Catalog
 from dispatcher.rehearsal.driver import Driver
 from dispatcher.replay.asks import Fault
 from dispatcher.replay.models import PRIOR_MODELS, Limits, RehearsalModel
+from dispatcher.vocabulary.address import is_loopback
 
 __all__ = ["PRIOR_MODELS", "Fault", "RehearsalModel", "RehearsalServer", "serve_forever"]
 
@@ -87,7 +87,7 @@ class RehearsalServer:
             characters_per_token=self._characters_per_token,
             natural_tokens=self._natural_tokens,
         )
-        app = App(house, host=self.host, loopback=_is_loopback(self.host), cut=self._cut)
+        app = App(house, host=self.host, loopback=is_loopback(self.host), cut=self._cut)
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -158,13 +158,6 @@ class RehearsalServer:
         for connection in list(self._uvicorn.server_state.connections):
             if getattr(connection, "client", None) == scope.get("client"):
                 connection.transport.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _faster(model: RehearsalModel, time_scale: float) -> RehearsalModel:

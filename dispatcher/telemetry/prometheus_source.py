@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException, RemoteDisconnected
@@ -23,7 +23,7 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.exceptions import NameResolutionError
 from urllib3.util.retry import Retry
 
-from dispatcher.errors import PrometheusRefused, PrometheusUnreachable
+from dispatcher.errors import PrometheusRefused, PrometheusUnreachable, causes_of
 from dispatcher.telemetry.bounded_session import BodyRefused, BoundedSession, BoundedThreads, TooManyAbandoned
 from dispatcher.vocabulary.settings import PrometheusSettings, Settings, SignalSettings
 from dispatcher.vocabulary.signal import Sample, UnknownReason
@@ -298,7 +298,7 @@ def _headers(prometheus: PrometheusSettings) -> dict[str, str]:
 
 
 def _words(error: BaseException) -> str:
-    causes = list(_chain(error))
+    causes = list(causes_of(error))
     if any(isinstance(cause, NameResolutionError) for cause in causes):
         return "its name cannot be resolved"
     told = [cause.strerror for cause in causes if isinstance(cause, OSError) and isinstance(cause.strerror, str)]
@@ -313,17 +313,5 @@ def _words(error: BaseException) -> str:
 
 def _spoke_nonsense(error: BaseException) -> bool:
     return any(
-        isinstance(cause, HTTPException) and not isinstance(cause, RemoteDisconnected) for cause in _chain(error)
+        isinstance(cause, HTTPException) and not isinstance(cause, RemoteDisconnected) for cause in causes_of(error)
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps, outermost first; requests and urllib3 wrap in `args` and `reason`."""
-    waiting: list[object] = [error]
-    seen: set[int] = set()
-    while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dispatcher.vocabulary.fleet import Place
 
 OVERHEAD_BYTES = 322_122_547  # 0.3 GiB: runner, graph and buffers (numbers.md, fixed)
+BLEND_SAMPLES = 5  # as much as this many samples weighs a prior: n / (n + 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,14 @@ class Success:
     n: int = 0
 
 
+def blended(measured: Measured, prior: float) -> float:
+    """Measurement and prior by weight n / (n + 5): numbers.md has one blend, everywhere."""
+    if measured.value is None or measured.n <= 0:
+        return prior
+    weight = measured.n / (measured.n + BLEND_SAMPLES)
+    return weight * measured.value + (1 - weight) * prior
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSpeed:
     """seconds per token = t0 + bytes read / bandwidth (numbers.md). n 0: the prior, never run here."""
@@ -88,13 +97,10 @@ class Profiles:
 
     def footprint_bytes(self, model: str, num_ctx: int, parallel: int = 1) -> int:
         """What the model occupies with this context: configured, else the learned peak blended with the formula
-        by weight n / (n + 5). KeyError for a model outside the chain."""
+        (`blended`). KeyError for a model outside the chain."""
         facts = self.facts[model]
         if facts.footprint_bytes is not None:
             return facts.footprint_bytes
         predicted = facts.predicted_footprint_bytes(num_ctx, parallel)
         peak = self.peaks.get((model, num_ctx, parallel), NOTHING_MEASURED)
-        if peak.value is None:
-            return predicted
-        weight = peak.n / (peak.n + 5)
-        return round(weight * peak.value + (1 - weight) * predicted)
+        return round(blended(peak, predicted))

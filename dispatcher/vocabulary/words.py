@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-_GIB = 1024**3
-_MIB = 1024**2
+from dispatcher.vocabulary.settings import GIB, MIB
 
 
 class Bytes(int):
     """`5.4 GiB`, or `312 MiB` below one."""
 
     def __str__(self) -> str:
-        return f"{self / _GIB:.1f} GiB" if abs(self) >= _GIB else f"{self / _MIB:.0f} MiB"
+        return f"{self / GIB:.1f} GiB" if abs(self) >= GIB else f"{self / MIB:.0f} MiB"
 
 
 class Moment(float):

@@ -69,7 +69,9 @@ class ScoreParts(Struct, kw_only=True, frozen=True):
     health: float
 
 
-class CandidateTold(Struct, kw_only=True, frozen=True):
+class Judged(Struct, kw_only=True, frozen=True):
+    """What every document says of a candidate, before its own."""
+
     model: str
     place: str
     verdict: Literal["chosen", "fallback", "rejected"]
@@ -78,6 +80,9 @@ class CandidateTold(Struct, kw_only=True, frozen=True):
     evicts: list[str]
     score: float | None
     scores: ScoreParts | None
+
+
+class CandidateTold(Judged, kw_only=True, frozen=True):
     predicted_seconds: float | None
 
 
@@ -171,15 +176,7 @@ class PredictedInFull(Struct, kw_only=True, frozen=True):
     spread_ratio: float
 
 
-class CandidateKept(Struct, kw_only=True, frozen=True):
-    model: str
-    place: str
-    verdict: Literal["chosen", "fallback", "rejected"]
-    rule: str | None
-    because: str
-    evicts: list[str]
-    score: float | None
-    scores: ScoreParts | None
+class CandidateKept(Judged, kw_only=True, frozen=True):
     state: str
     endpoint: str | None
     num_ctx: int

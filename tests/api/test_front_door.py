@@ -16,18 +16,11 @@ from dispatcher.api.exchange import ClientLeft, Turned, body_of
 from dispatcher.errors import ConfigurationInvalid, EngineRefused, EngineUnreachable, NotNow
 from dispatcher.vocabulary.settings import ServerSettings, Settings
 from dispatcher.wire.select import MAX_BODY_BYTES
-from tests.api.made_doors import serving, some_doors
+from tests.api.made_doors import answered, serving, some_doors
 from tests.virtual_time import in_virtual_time
 
 KEY = {"DISPATCHER_KEY": "a-key"}
 WITH_KEY = Settings(server=ServerSettings(key_env="DISPATCHER_KEY"))
-
-
-async def answered(
-    method: str, path: str, *, doors: Any = None, environment: dict[str, str] | None = None, **wishes: Any
-) -> httpx.Response:
-    async with serving(doors or some_doors(), environment) as url, httpx.AsyncClient(trust_env=False) as client:
-        return await client.request(method, url + path, **wishes)
 
 
 @pytest.mark.parametrize("path", ["/models", "/nowhere", "/livez", "/select?wait_seconds=999"])

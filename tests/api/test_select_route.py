@@ -9,12 +9,8 @@ import httpx
 import pytest
 
 from dispatcher.vocabulary.request import Asked
-from tests.api.made_doors import a_rejected, a_selected, no_decision, serving, some_doors
-
-
-async def answered(method: str, path: str, *, doors: Any = None, **wishes: Any) -> httpx.Response:
-    async with serving(doors or some_doors()) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        return await client.request(method, path, **wishes)
+from tests.api.made_doors import answered, serving, some_doors
+from tests.decisions import a_rejected, a_selected, no_decision
 
 
 async def test_a_get_and_a_post_ask_the_same():

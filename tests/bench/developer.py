@@ -9,7 +9,6 @@ Machines are shared and noisy: a ratio of medians from alternating rounds says m
 from __future__ import annotations
 
 import json
-import os
 import socket
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ import click
 import psutil
 
 from tests.bench.deciding import durations_seconds
+from tests.realparts import pick_port
 
 ROUNDS = 7
 REQUESTS = 2000  # per round
@@ -122,7 +122,7 @@ def _warm_up(server: _Server, path: str, body: bytes) -> None:
 
 @contextmanager
 def _daemon(folder: Path) -> Iterator[_Server]:
-    port, exporter_port = _free_port(), _free_port()
+    port, exporter_port = pick_port(), pick_port()
     configuration = folder / "bench.yaml"
     configuration.write_text(
         f"server: {{port: {port}}}\nexporter: {{port: {exporter_port}}}\nlifecycle: {{provider: rehearsal}}\n"
@@ -134,7 +134,7 @@ def _daemon(folder: Path) -> Iterator[_Server]:
 
 @contextmanager
 def _noop() -> Iterator[_Server]:
-    port = _free_port()
+    port = pick_port()
     options = ("--no-access-log", "--log-level", "warning", "--lifespan", "off", "--port", str(port))
     with _process("-m", "uvicorn", "tests.bench.noop:app", *options, port=port) as server:
         yield server
@@ -166,18 +166,6 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
-
-def _free_port() -> int:
-    """Below the ephemeral ports: a readiness loop on one of those can connect to itself."""
-    for port in range(20_000 + os.getpid() % 5000, 32_000):
-        with socket.socket() as probe:
-            if port not in _given and probe.connect_ex(("127.0.0.1", port)) != 0:
-                _given.add(port)
-                return port
-    raise click.ClickException("no free port between 20000 and 32000")
-
-
-_given: set[int] = set()
 
 if __name__ == "__main__":
     main()

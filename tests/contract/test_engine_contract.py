@@ -15,6 +15,7 @@ import pytest
 
 from dispatcher.rehearsal.server import PRIOR_MODELS, RehearsalServer
 from dispatcher.wire import ollama
+from tests.rehearsal.served import served
 
 CHAIN = ("phi3:mini", "llama3.2:3b", "qwen2.5:7b")
 PHI, LLAMA = CHAIN[0], CHAIN[1]
@@ -33,11 +34,8 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncCli
             for model in CHAIN:
                 await client.post("/api/generate", content=ollama.unload_body(model))
         return
-    server = RehearsalServer(PRIOR_MODELS, time_scale=0.02)
-    await server.start()
-    async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+    async with served(RehearsalServer(PRIOR_MODELS, time_scale=0.02)) as client:
         yield client
-    await server.stop()
 
 
 async def loaded(engine: httpx.AsyncClient) -> dict[str, int | None]:

@@ -44,7 +44,8 @@ async def _docker(stack: AsyncExitStack, request: pytest.FixtureRequest) -> Stag
     places = {Place(server=f"docker:{container.name}", model=container.model) for container in made}
     source = EngineSource()
     stack.push_async_callback(source.close)
-    settings = LifecycleSettings(docker_url=f"unix://{SOCKET}", stop_grace_seconds=1)
+    mine = request.getfixturevalue("docker_engine").mine
+    settings = LifecycleSettings(docker_url=f"unix://{SOCKET}", docker_labels=mine, stop_grace_seconds=1)
     return Stage(DockerProvider(settings, source.look), min(places), places)
 
 

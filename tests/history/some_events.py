@@ -5,44 +5,16 @@ from __future__ import annotations
 import json
 
 from dispatcher.vocabulary.action import Start, Stop
-from dispatcher.vocabulary.decision import Candidate, Decision, Prediction, Rejection
+from dispatcher.vocabulary.decision import Decision
 from dispatcher.vocabulary.event import Acted, Completed, Decided, Leased, Sampled
-from dispatcher.vocabulary.fleet import Place, PlaceState
-from tests.builders import LLAMA, NOW, QWEN, a_lease, a_request, a_snapshot
-
-
-def a_prediction(**changes) -> Prediction:
-    defaults = {
-        "wait_seconds": 0.0,
-        "evict_seconds": 0.0,
-        "load_seconds": 0.0,
-        "first_token_seconds": 1.0,
-        "decode_seconds": 9.0,
-        "tokens_per_second": 20.0,
-        "source": "prior",
-    }
-    return Prediction(**{**defaults, **changes})
-
-
-def a_candidate(place: Place = LLAMA, **changes) -> Candidate:
-    defaults = {
-        "place": place,
-        "verdict": "chosen",
-        "state": PlaceState.READY,
-        "endpoint": "http://127.0.0.1:21000",
-        "num_ctx": 4096,
-        "prediction": a_prediction(),
-    }
-    return Candidate(**{**defaults, **changes})
-
-
-def a_rejected(place: Place = QWEN, rule: str = "memory_short") -> Candidate:
-    rejection = Rejection(place=place, rule=rule, template="short {}", facts=("1 GiB",))
-    return a_candidate(place, verdict="rejected", rejection=rejection, prediction=None)
+from dispatcher.vocabulary.fleet import Place
+from tests.builders import LLAMA, NOW, a_lease, a_request, a_snapshot
+from tests.decisions import a_chosen, a_prediction, a_rejected
 
 
 def a_decision(id: str = "d-1", place: Place | None = LLAMA, request: dict | None = None, **changes) -> Decision:
-    chosen = None if place is None else a_candidate(place)
+    predicted = a_prediction(first_token_seconds=1.0, decode_seconds=9.0)
+    chosen = None if place is None else a_chosen(place, prediction=predicted)
     candidates = (a_rejected(),) if chosen is None else (chosen, a_rejected())
     asked = a_request(**{"id": id, "task": "coding", "agent": "digest", **(request or {})})
     return Decision(**{"request": asked, "at_seconds": NOW, "chosen": chosen, "candidates": candidates, **changes})

@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -18,15 +20,30 @@ from tests.realdocker import SOCKET, ModelContainer, ModelContainers
 
 MODEL = "phi3:mini"
 NEIGHBOUR = {"dispatcher.managed": None, "dispatcher.model": None}  # no label of ours
+DAY, NIGHT = {"stack": "day"}, {"stack": "night"}
 
 
-@pytest.fixture
-async def provider():
+@asynccontextmanager
+async def a_provider(labels: Mapping[str, str]) -> AsyncIterator[DockerProvider]:
     source = EngineSource()
-    provider = DockerProvider(LifecycleSettings(docker_url=f"unix://{SOCKET}", stop_grace_seconds=1), source.look)
+    settings = LifecycleSettings(docker_url=f"unix://{SOCKET}", docker_labels=labels, stop_grace_seconds=1)
+    provider = DockerProvider(settings, source.look)
     yield provider
     await provider.close()
     await source.close()
+
+
+@pytest.fixture
+async def provider(docker_engine):
+    async with a_provider(docker_engine.mine) as provider:
+        yield provider
+
+
+@pytest.fixture
+async def night(docker_engine):
+    """Of the one stack `night`, where others share the engine."""
+    async with a_provider({**docker_engine.mine, **NIGHT}) as provider:
+        yield provider
 
 
 def place_of(container: ModelContainer, model: str = MODEL) -> Place:
@@ -57,7 +74,7 @@ def events_of(container: ModelContainer, since_seconds: float) -> set[str]:
 def declare_by_hand(containers: ModelContainers, name: str, model: str) -> ModelContainer:
     """A labelled container that publishes nothing."""
     engine = containers.engine
-    labels = {"dispatcher.managed": "true", "dispatcher.model": model, "dispatcher.test": engine.prefix}
+    labels = {"dispatcher.managed": "true", "dispatcher.model": model, **engine.mine}
     engine.client.containers.create(containers.image, ["/bin/busybox", "sleep", "60"], name=name, labels=labels)
     containers.made.append(ModelContainer(name=name, model=model, port=0, engine=engine))
     return containers.made[-1]
@@ -86,6 +103,20 @@ async def test_a_container_that_is_not_declared_is_neither_listed_nor_touched(mo
 
     assert events_of(neighbour, since) <= {"create"}
     assert {"start", "die", "stop"} <= events_of(ours, since)
+
+
+async def test_a_place_of_another_stack_on_the_same_engine_is_neither_listed_nor_touched(model_containers, night):
+    theirs, ours = model_containers(labels=DAY), model_containers(labels=NIGHT)
+    since = time.time()
+
+    assert [place_of(ours)] == [seen.place for seen in await night.list()]
+    for ask in (night.start, night.stop, lambda place: night.load(place, 4096)):
+        with pytest.raises(PlaceNotOurs, match="stack=night"):
+            await ask(place_of(theirs))
+    await night.start(place_of(ours))
+    await night.stop(place_of(ours))
+
+    assert events_of(theirs, since) <= {"create"}
 
 
 async def test_a_container_made_anew_under_its_name_for_another_model_is_not_touched(model_containers, provider):
@@ -241,17 +272,18 @@ async def test_a_container_that_nobody_can_reach_is_listed_and_says_why(model_co
         await provider.load(place_of(container), 4096)
 
 
-async def test_what_happens_to_a_place_wakes_and_what_happens_to_others_does_not(model_containers, provider):
-    neighbour, ours = model_containers(labels=NEIGHBOUR), model_containers()
-    waking = asyncio.create_task(provider.wake())
+@pytest.mark.parametrize("labels", [NEIGHBOUR, DAY], ids=["no label", "another stack"])
+async def test_what_happens_to_a_place_wakes_and_what_happens_to_others_does_not(model_containers, night, labels):
+    neighbour, ours = model_containers(labels=labels), model_containers(labels=NIGHT)
+    waking = asyncio.create_task(night.wake())
     async with asyncio.timeout(30):
         while not waking.done():  # the stream may not be open yet: start ours until it is noticed
             await asyncio.to_thread(ours.start)
             await asyncio.to_thread(ours.kill)
             await asyncio.wait({waking}, timeout=0.2)
-    again = asyncio.create_task(provider.wake())
+    again = asyncio.create_task(night.wake())
     while again in (await asyncio.wait({again}, timeout=0.5))[0]:  # until the rest of its own events has arrived
-        again = asyncio.create_task(provider.wake())
+        again = asyncio.create_task(night.wake())
     await asyncio.to_thread(neighbour.start)
     await asyncio.wait({again}, timeout=1)
     silent_of_the_neighbour = not again.done()

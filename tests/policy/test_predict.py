@@ -8,11 +8,10 @@ from math import exp
 import pytest
 
 from dispatcher.policy.decide import decide
-from dispatcher.policy.predict import blended
 from dispatcher.policy.sight import slowdown_ratio
 from dispatcher.vocabulary.decision import Prediction
 from dispatcher.vocabulary.fleet import Place, PlaceState
-from dispatcher.vocabulary.profile import HostSpeed, Measured, Rates
+from dispatcher.vocabulary.profile import HostSpeed, Measured, Rates, blended
 from dispatcher.vocabulary.settings import GIB, Settings
 from dispatcher.vocabulary.signal import HOST
 from tests.builders import (

@@ -18,6 +18,7 @@ from dispatcher.rehearsal.server import Fault, RehearsalServer
 from dispatcher.replay.models import GIB
 from dispatcher.wire import ollama
 from tests.rehearsal.captures import Answer, capture, capture_models, send
+from tests.rehearsal.served import served
 
 PHI, LLAMA, QWEN = "phi3:mini", "llama3.2:3b", "qwen2.5:7b"
 Seen = dict[str, tuple[Answer, int | None]]
@@ -37,12 +38,8 @@ def plays(*names: str) -> Callable[[Scene], Scene]:
 async def running(**settings: Any) -> AsyncIterator[tuple[RehearsalServer, httpx.AsyncClient]]:
     speeds = settings.pop("speeds", {})
     server = RehearsalServer(capture_models(**speeds), characters_per_token=1, natural_tokens=1000, **settings)
-    await server.start()
-    try:
-        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
-            yield server, client
-    finally:
-        await server.stop()
+    async with served(server) as client:
+        yield server, client
 
 
 async def load(client: httpx.AsyncClient, *models: str) -> None:
@@ -256,11 +253,8 @@ async def the_kernel_kills_every_load() -> Seen:
 @plays("memory_guard_500_generate")
 async def a_model_bigger_than_memory() -> Seen:
     big = replace(capture_models()[2], resident_bytes=round(30.3 * GIB))
-    server = RehearsalServer([big], memory_bytes=round(22.7 * GIB))
-    await server.start()
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with served(RehearsalServer([big], memory_bytes=round(22.7 * GIB))) as client:
         answer = await ask(client, "memory_guard_500_generate")
-    await server.stop()
     return {"memory_guard_500_generate": (answer, None)}
 
 

@@ -11,6 +11,7 @@ from dispatcher.rehearsal.server import RehearsalServer
 from dispatcher.wire import ollama
 from tests.rehearsal.captures import Answer, capture, capture_models, differences, every_name, send
 from tests.rehearsal.scenes import SCENES
+from tests.rehearsal.served import served
 
 PHI, LLAMA, QWEN = "phi3:mini", "llama3.2:3b", "qwen2.5:7b"
 
@@ -73,16 +74,8 @@ OUR_OWN_NUMBERS = {"show_phi3_mini", "show_phi3_mini_verbose", "tags"}  # sizes,
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[RehearsalServer]:
-    server = RehearsalServer(capture_models(), characters_per_token=1, natural_tokens=1000)
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def client(server: RehearsalServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with served(RehearsalServer(capture_models(), characters_per_token=1, natural_tokens=1000)) as client:
         yield client
 
 

@@ -17,6 +17,7 @@ import pytest
 from dispatcher.rehearsal.server import PRIOR_MODELS, Fault, RehearsalServer
 from dispatcher.replay.models import GIB, MIB, scaled_to
 from dispatcher.wire import ollama
+from tests.rehearsal.served import served
 
 PHI, LLAMA = "phi3:mini", "llama3.2:3b"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks the kernel through /proc")
@@ -26,12 +27,8 @@ SMALL = [scaled_to(PRIOR_MODELS[PHI], 48 * MIB)]
 @asynccontextmanager
 async def running(**settings: Any) -> AsyncIterator[tuple[RehearsalServer, httpx.AsyncClient]]:
     server = RehearsalServer(settings.pop("models", PRIOR_MODELS), **{"time_scale": 0.01, **settings})
-    await server.start()
-    try:
-        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
-            yield server, client
-    finally:
-        await server.stop()
+    async with served(server) as client:
+        yield server, client
 
 
 def generate(**more: Any) -> dict[str, Any]:

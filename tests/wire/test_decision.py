@@ -15,8 +15,8 @@ from dispatcher.wire.decision import (
     moment,
     no_model,
 )
-from tests.api.made_doors import a_chosen, a_decision, a_prediction, a_rejected, a_selected, no_decision
 from tests.builders import LLAMA, NOW, PHI, QWEN, a_lease, a_request
+from tests.decisions import a_chosen, a_decision, a_prediction, a_rejected, a_selected, no_decision
 
 
 def test_an_answer_has_the_keys_of_the_contract_in_their_order():

@@ -13,7 +13,8 @@ from dispatcher.api.routes import Routes
 from dispatcher.errors import HistoryUnavailable
 from dispatcher.wire.openapi import OPERATIONS, openapi
 from dispatcher.wire.select import SelectBody
-from tests.api.made_doors import a_rejected, a_selected, no_decision, serving, some_doors
+from tests.api.made_doors import serving, some_doors
+from tests.decisions import a_rejected, a_selected, no_decision
 from tests.wire.schema_check import problems
 
 OUTCOME = {"decision_id": "d-1", "status": "ok", "duration_seconds": 6.1}

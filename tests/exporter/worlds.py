@@ -1,0 +1,109 @@
+"""A collector with what the daemon hands to it, and everything it exposes as values."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from dispatcher.clock import ManualClock
+from dispatcher.vocabulary.engine import Timings
+from dispatcher.vocabulary.event import Relayed, Reloaded
+from dispatcher.vocabulary.fleet import FleetView
+from dispatcher.vocabulary.profile import Measured, Profiles, Rates
+from dispatcher.vocabulary.settings import GIB, Settings
+from dispatcher.vocabulary.signal import Snapshot, UnknownReason
+from exporter.app import exposition_of
+from exporter.collect import Collector
+from tests.builders import (
+    LLAMA,
+    NOW,
+    QWEN,
+    a_fleet,
+    a_place_view,
+    a_ready_view,
+    a_snapshot,
+    some_profiles,
+)
+from tests.history.some_events import (
+    a_completed,
+    a_decided,
+    a_leased,
+    a_sampled,
+    a_start,
+    a_stop,
+)
+
+ANSWERED = Timings(
+    total_seconds=8.0,
+    load_seconds=0.5,
+    prompt_eval_seconds=1.5,
+    eval_seconds=5.0,
+    prompt_tokens=300,
+    output_tokens=101,
+)
+
+
+class World:
+    """What the daemon hands to the collector; a test replaces what it is about."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(NOW)
+        self.fleet: FleetView = a_fleet()
+        self.snapshot: Snapshot = a_snapshot()
+        self.profiles: Profiles = some_profiles()
+        self.settings = Settings()
+        self.process: dict[str, float] = {}
+        self.queues: dict = {}
+        self.collector = Collector(
+            clock=self.clock,
+            fleet=lambda: self.fleet,
+            snapshot=lambda: self.snapshot,
+            profiles=lambda: self.profiles,
+            settings=lambda: self.settings,
+            process=lambda: self.process,
+            queues=lambda: self.queues,
+            version="1.2.3",
+        )
+        self.exposition = exposition_of(self.collector)
+
+    def tell(self, *events) -> None:
+        for event in events:
+            self.collector.on_event(event)
+
+    def text(self, accept: str | None = None) -> str:
+        return self.exposition(accept)[0].decode()
+
+    def samples(self) -> dict[tuple, float]:
+        """(name, label=value…) → value of everything exposed."""
+        return {
+            (sample.name, *sorted(f"{name}={value}" for name, value in sample.labels.items())): sample.value
+            for family in parse_text(self.text())
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.samples().get((name, *sorted(f"{key}={value}" for key, value in labels.items())))
+
+
+def a_busy_world(world: World) -> World:
+    """Something of everything, so that no family is empty."""
+    world.fleet = a_fleet(a_ready_view(LLAMA, version="0.17.4", measured_bytes=3 * GIB), a_place_view(QWEN))
+    rates = Rates(decode_tokens_per_second=Measured(value=20.0, n=8))
+    world.profiles = some_profiles(rates={LLAMA: rates})
+    world.process = {"abandoned_threads": 1, "history_dropped": 2, "retry_budget_ratio": 0.2, "cache_bytes": 10}
+    world.queues = {(LLAMA, "high"): (3, 64)}
+    world.tell(
+        a_decided(),
+        a_decided(place=None),
+        a_leased(),
+        a_completed(timings=ANSWERED),
+        a_start(),
+        a_start(ok=False, error_type="load_timeout"),
+        a_stop(),
+        a_sampled(failures={"prometheus": UnknownReason.PROM_UNREACHABLE}, missed_ticks=2),
+        Relayed(at_seconds=NOW, decision_id="d-2", place=LLAMA, attempt=1),
+        Relayed(at_seconds=NOW, decision_id="d-2", place=LLAMA, attempt=2, cause="connect_failed"),
+        Relayed(at_seconds=NOW, decision_id="d-2", place=QWEN, attempt=3, cause="status_5xx"),
+        Reloaded(at_seconds=NOW, ok=False, because="a typo"),
+    )
+    world.collector.observe_loop_lag(0.002)
+    return world

@@ -1,0 +1,120 @@
+"""The history's file: made, broken, deleted, of a newer schema, another program's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+import pytest
+
+from dispatcher.errors import HistoryUnavailable
+from tests.builders import NOW
+from tests.history.some_events import (
+    a_completed,
+    a_decided,
+)
+from tests.history.stores import a_store, an_open_store, overwrite_middle, rows
+
+
+def test_folder_and_file_are_made_and_nobody_else_may_look_in(path):
+    with an_open_store(path):
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert [("wal",)] == rows(path, "PRAGMA journal_mode")
+        assert [(1,)] == rows(path, "PRAGMA user_version")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.write_bytes(b"this is no database, but a letter" * 100), id="not a database"),
+        pytest.param(overwrite_middle, id="damaged pages"),
+    ],
+)
+async def test_a_broken_file_is_set_aside_and_a_new_one_begun(path, damage):
+    with an_open_store(path) as store:
+        for number in range(300):
+            store.append(a_decided(f"d-{number}"))
+    damage(path)
+
+    store = a_store(path)
+    moved = store.open()
+
+    assert path.with_name(f"history.db.corrupt-{int(NOW)}") == moved
+    assert moved.exists()
+    assert (moved,) == store.set_aside
+    assert await store.record_outcome(a_completed())
+    store.close()
+    assert [("ok",)] == rows(path, "PRAGMA integrity_check")
+
+
+async def test_a_file_that_breaks_while_running_is_set_aside_too(path):
+    with an_open_store(path) as store:
+        for number in range(300):
+            store.append(a_decided(f"d-{number}"))
+        await store.flush()
+        rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        overwrite_middle(path)
+        with contextlib.suppress(HistoryUnavailable):
+            for number in range(300):
+                store.append(a_decided(f"e-{number}"))
+                await store.record_outcome(a_completed(f"e-{number}"))
+
+        assert await store.record_outcome(a_completed("after"))
+        assert 1 == len(store.set_aside)
+
+
+async def test_a_file_deleted_while_running_is_made_again(path):
+    with an_open_store(path) as store:
+        await store.record_outcome(a_completed("d-1"))
+        for name in os.listdir(path.parent):
+            (path.parent / name).unlink()
+
+        assert await store.record_outcome(a_completed("d-2"))
+        assert [("d-2",)] == rows(path, "SELECT decision_id FROM outcome")
+        assert ["d-2"] == [completed.decision_id for completed in store.recent_completed(10)]
+
+
+async def test_a_newer_schema_is_refused_in_words_and_left_alone(path):
+    with an_open_store(path):
+        pass
+    rows(path, "PRAGMA user_version = 7")
+    before = path.read_bytes()
+    store = a_store(path)
+
+    with pytest.raises(HistoryUnavailable, match=r"has schema 7; this version .* knows 1"):
+        store.open()
+    with pytest.raises(HistoryUnavailable, match="schema 7"):
+        await store.record_outcome(a_completed())
+    store.append(a_decided())
+    store.close()
+
+    assert before == path.read_bytes()
+    assert 1 == store.dropped_total
+
+
+def test_another_programs_database_is_not_touched(path):
+    path.parent.mkdir()
+    rows(path, "CREATE TABLE bookmarks (url TEXT)")
+
+    store = a_store(path)
+    with pytest.raises(HistoryUnavailable, match="another program's database"):
+        store.open()
+    store.close()
+
+    assert [("bookmarks",)] == rows(path, "SELECT name FROM sqlite_master")
+
+
+async def test_a_folder_that_cannot_be_made_is_said_and_heals_without_a_restart(tmp_path):
+    (tmp_path / "state").write_text("a file where the folder should be")
+    store = a_store(tmp_path / "state" / "history.db")
+    with pytest.raises(HistoryUnavailable, match="cannot be written"):
+        store.open()
+    with pytest.raises(HistoryUnavailable):
+        await store.record_outcome(a_completed())
+
+    (tmp_path / "state").unlink()
+
+    assert await store.record_outcome(a_completed())
+    assert store.failing is None
+    store.close()
