@@ -61,11 +61,23 @@ def option_for(view: PlaceView, sight: Sight) -> Option | None:
         facts=facts,
         num_ctx=num_ctx,
         must_start=not running,
-        need_bytes=sight.world.profiles.footprint_bytes(facts.name, num_ctx, view.parallel)
-        if facts.name in sight.world.profiles.facts
-        else facts.predicted_footprint_bytes(num_ctx, view.parallel),
+        need_bytes=_need_bytes(facts, num_ctx, view.parallel, sight),
         own_bytes=view.budget_bytes if view.state is PlaceState.READY else 0,
     )
+
+
+def _need_bytes(facts: ModelFacts, num_ctx: int, parallel: int, sight: Sight) -> int:
+    """The same for all places of a model: worked out once per decision."""
+    key = ("need", facts.name, num_ctx, parallel)
+    known = sight.memo.get(key)
+    if not isinstance(known, int):
+        profiles = sight.world.profiles
+        if facts.name in profiles.facts:
+            known = profiles.footprint_bytes(facts.name, num_ctx, parallel)
+        else:
+            known = facts.predicted_footprint_bytes(num_ctx, parallel)
+        sight.memo[key] = known
+    return known
 
 
 def not_allowed(option: Option, sight: Sight) -> Rejection | None:
@@ -187,7 +199,8 @@ def memory_short(option: Option, sight: Sight) -> Rejection | None:
     if sight.free_bytes is None:
         return None  # signal_unknown says so
     policy = sight.settings.policy
-    latched = f"memory_short:{place.server}/{place.model}" in sight.world.snapshot.latches
+    latches = sight.world.snapshot.latches
+    latched = bool(latches) and f"memory_short:{place.server}/{place.model}" in latches
     wanted = need * (policy.memory_leave_ratio if latched else policy.memory_enter_ratio)
     free = sight.free_bytes + option.own_bytes
     held = (
@@ -304,7 +317,7 @@ def too_slow_for_deadline(option: Option, sight: Sight) -> Rejection | None:
 
 
 def reservation_lost(option: Option, sight: Sight) -> Rejection | None:
-    words = sight.world.lost.get(option.view.place)
+    words = sight.world.lost.get(option.view.place) if sight.world.lost else None
     if words is None:
         return None
     return Rejection(place=option.view.place, rule="reservation_lost", template="{}", facts=(words,))

@@ -35,7 +35,8 @@ def load_prior_seconds(facts: ModelFacts, stated_seconds: float | None, speed: H
 def predict(option: Option, sight: Sight) -> Prediction:
     """For one survivor of the filters. spread_ratio shrinks with the samples it rests on: 0.5 without any."""
     request, view = sight.request, option.view
-    rates = sight.world.profiles.rates.get(view.place, NO_RATES)
+    known = sight.world.profiles.rates
+    rates = known.get(view.place, NO_RATES) if known else NO_RATES
     expected = _expected(option, sight)
     measured = rates.decode_tokens_per_second
     undisturbed = blended(measured, expected.tokens_per_second)

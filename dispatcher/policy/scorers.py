@@ -48,7 +48,8 @@ def health(option: Option, success: Success, policy: PolicySettings) -> float:
 
 def scores(option: Option, prediction: Prediction, sight: Sight) -> Scores:
     policy = sight.settings.policy
-    success = sight.world.profiles.success.get((option.facts.name, sight.request.task), _NO_SUCCESS)
+    known = sight.world.profiles.success
+    success = known.get((option.facts.name, sight.request.task), _NO_SUCCESS) if known else _NO_SUCCESS
     able = sight.memo.get(option.facts.name)
     if not isinstance(able, float):
         able = sight.memo[option.facts.name] = capability(option.facts, sight.request.task)
