@@ -25,6 +25,7 @@ def fleet(model_containers: Any, docker_engine: Any) -> Fleet:
     return Fleet(model_containers, docker_engine)
 
 
+@pytest.mark.timeout(600)  # a minute when the machine is idle
 def test_ten_kills_leave_nothing_orphaned_nothing_started_twice_and_every_lease_honoured(fleet, tmp_path):
     assert kills(fleet, tmp_path, range(FIRST)) >= FIRST // 5
 
