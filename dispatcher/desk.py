@@ -31,7 +31,8 @@ Outcome = Literal["chosen", "degraded", "fallback", "none"]
 class Fleet:
     """What the desk may ask of the owner of places; handed in by the daemon, or three lambdas in a test.
 
-    reserve: a lease, or why not in words; synchronous. ready and changed wait, at most until the moment given.
+    reserve: a lease, or why not in words; synchronous. ready and changed wait, at most until the moment given;
+    changed is False when nothing changed until then, or at once when the daemon is leaving.
     """
 
     view: Callable[[], FleetView]
@@ -166,11 +167,12 @@ class Desk:
                     self._fleet.claim(
                         Claim(place=blocked.place, victims=victims, decision_id=request.id, until_seconds=until_seconds)
                     )
-                now = self._clock.now_seconds()
-                await self._fleet.changed(min(until_seconds, now + look_seconds))
+                pause_until = min(until_seconds, self._clock.now_seconds() + look_seconds)
+                waited = await self._fleet.changed(pause_until)
                 decision, lease, took = self._reserve(request, lost)
                 spent += took
-                if self._clock.now_seconds() >= until_seconds:
+                now = self._clock.now_seconds()
+                if now >= until_seconds or (not waited and now < pause_until):  # the latter: the daemon is leaving
                     break
             return decision, lease, spent
         finally:

@@ -12,7 +12,7 @@ from dispatcher.vocabulary.fleet import PlaceState
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import GIB
 from tests.builders import LLAMA, QWEN
-from tests.virtual_house import a_house, told, up
+from tests.virtual_house import a_house, ready, told, up
 from tests.virtual_time import in_virtual_time
 
 S = PlaceState
@@ -212,3 +212,20 @@ async def test_a_fault_of_ours_leaves_no_lease_either(clock):
             await house.desk.select(LLAMA_NAMED)
 
         assert 0 == house.live_leases()
+
+
+@in_virtual_time
+async def test_a_request_that_waits_for_a_lease_is_answered_at_once_when_the_daemon_leaves(clock):
+    house = a_house(clock, total_bytes=SMALL)
+    async with house.open():
+        await ready(house, LLAMA)
+        asking = asyncio.create_task(house.desk.select(Asked(text="x", model="qwen2.5:7b", wait_seconds=200.0)))
+        await asyncio.sleep(5.0)
+        asked_at = clock.now_seconds()
+        assert not asking.done()
+
+        house.controller.leave()
+        selected = await asking
+
+        assert selected.decision.chosen is None
+        assert clock.now_seconds() - asked_at < 1.0

@@ -20,7 +20,7 @@ from dispatcher.daemon.eyes import Eyes
 from dispatcher.daemon.found import Found, announce
 from dispatcher.daemon.operations import Operations
 from dispatcher.daemon.pulse import Pulse
-from dispatcher.daemon.servers import PortInUse, Server, bound, server
+from dispatcher.daemon.servers import CLOSE_SECONDS, DRAIN_SECONDS, PortInUse, Server, bound, server, until_idle
 from dispatcher.daemon.slow_jobs import SlowJobs
 from dispatcher.daemon.stream import Stream
 from dispatcher.desk import Desk, Fleet
@@ -121,6 +121,7 @@ class Daemon:
             clock=self.clock,
         )
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._servers: list[Server] = []
 
     # --- what the rooms are handed -----------------------------------------------------------------------------
@@ -255,17 +256,25 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: _log.warning("reload=ignored because=not built yet; restart to apply a change")
+        )
 
     def _stop(self) -> None:
         """The first time: drain. The second time: leave now."""
         if self._stopping.is_set():
-            for one in self._servers:
-                one.force_exit = True
+            self._hurry.set()
         self.controller.tenancy.draining = True
         self._stopping.set()
 
     async def _drain(self, serving: list[asyncio.Task[None]]) -> None:
+        """Open requests finish while new ones are told 503; then, or when hurried, who still waits is answered with
+        what was promised so far, and the servers close."""
         _log.info("stopping: open requests finish, models keep running (again to leave at once)")
+        api = self._servers[0]
+        await until_idle(api, DRAIN_SECONDS, self._hurry)
+        self.controller.leave()
+        await until_idle(api, CLOSE_SECONDS, asyncio.Event())
         for one in self._servers:
             one.should_exit = True
         await asyncio.gather(*serving, return_exceptions=True)

@@ -90,8 +90,21 @@ class Operations:
         self._controller.tenancy.pinned_model = model if what == "pin" else None
         self._controller.tenancy.changed()
         if what == "pin":
-            return {**self._start(model, "pinned"), "action": "pin"}
+            return self._pinned(model)
         return {"model": model, "action": "unpin", "state": views[0].state.value if views else None, "because": ""}
+
+    def _pinned(self, model: str) -> dict[str, Any]:
+        """It is pinned from now on, also when there is no room for it yet: then it is tried again and again."""
+        try:
+            return {**self._start(model, "pinned"), "action": "pin"}
+        except NotNow as trouble:
+            state = self._state_of(model)
+            return {"model": model, "action": "pin", "state": state, "because": f"{trouble}; tried again every 15 s"}
+
+    def _state_of(self, model: str) -> str | None:
+        """Of its first place."""
+        views = (view for view in self._controller.view().places if view.place.model == model)
+        return next((view.state.value for view in views), None)
 
     def _stop(self, model: str, views: list[PlaceView]) -> dict[str, Any]:
         up = [view for view in views if view.state in (PlaceState.READY, PlaceState.STARTING, PlaceState.DRAINING)]
@@ -101,15 +114,18 @@ class Operations:
             self._controller.ask_stop(view.place)
         leases = sum(view.leases for view in up)
         because = f"waits for {leases} lease(s) to end" if leases else "stopping"
-        return {"model": model, "action": "stop", "state": "draining", "because": because}
+        return {"model": model, "action": "stop", "state": self._state_of(model), "because": because}
 
     def _start(self, model: str, cause: str) -> dict[str, Any]:
         """As a request for it would: the same rules, the same evictions, but no lease."""
         decision = self._desk.recommend(Asked(model=model))
         chosen = decision.chosen
         if chosen is None:
-            because = decision.candidates[0].because if decision.candidates else decision.sentence
-            raise NotNow(f"{model} cannot be started now: {because}")
+            own = next((one for one in decision.candidates if one.place.model == model), None)
+            if own is None or own.rejection is None or own.rejection.rule != "quarantined":
+                because = own.because if own is not None else decision.sentence
+                raise NotNow(f"{model} cannot be started now: {because}")
+            chosen = own  # by hand, and only by hand, a quarantine is overruled
         self._controller.hold(chosen.place, chosen.num_ctx, chosen.evicts, cause)
         view = self._controller.tenancy.view_of(chosen.place)
         state = view.state.value if view else "stopped"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Iterator
 
 import uvicorn
@@ -12,7 +14,8 @@ import uvicorn
 from dispatcher.errors import ConfigurationInvalid
 
 BACKLOG = 2048
-DRAIN_SECONDS = 180
+DRAIN_SECONDS = 180.0  # for open requests, from the first SIGTERM on
+CLOSE_SECONDS = 5  # for connections, once no request is open
 
 
 class PortInUse(Exception):
@@ -45,6 +48,19 @@ class Server(uvicorn.Server):
 
 
 def server(config: uvicorn.Config) -> Server:
-    """Open requests are finished when told to exit, for at most DRAIN_SECONDS."""
-    config.timeout_graceful_shutdown = DRAIN_SECONDS
+    """One that is asked to exit only when nothing is open any more (`until_idle`)."""
+    config.timeout_graceful_shutdown = CLOSE_SECONDS
     return Server(config)
+
+
+async def until_idle(one: Server, within_seconds: float, hurry: asyncio.Event) -> None:
+    """Returns when no request is open, when told to hurry, or after `within_seconds`. Until then the server answers:
+    who asks for something new is told 503, and when to come back."""
+    give_up_at = time.monotonic() + within_seconds
+    while one.server_state.tasks and time.monotonic() < give_up_at:
+        try:
+            async with asyncio.timeout(0.05):  # uvicorn tells nobody when its last request ends
+                await hurry.wait()
+        except TimeoutError:
+            continue
+        return

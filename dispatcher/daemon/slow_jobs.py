@@ -78,7 +78,11 @@ class SlowJobs:
         told = self._store.recall(PEAKS)
         if told is None:
             return
-        rows = msgspec.json.decode(told, type=list[tuple[str, int, int, float, int]])
+        try:
+            rows = msgspec.json.decode(told, type=list[tuple[str, int, int, float, int]])
+        except msgspec.MsgspecError as garbage:
+            _log.warning('learned_footprints=unreadable because="%s" consequence="learned anew"', garbage)
+            return
         self._tally.restore_peaks(
             {(model, num_ctx, parallel): Measured(value=value, n=n) for model, num_ctx, parallel, value, n in rows}
         )

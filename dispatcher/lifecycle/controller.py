@@ -56,6 +56,7 @@ class Controller:
         self._emit = emit
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
+        self._leaving = False
         self.reconciled_at_seconds: float | None = None
         self.tenancy = Tenancy(
             settings=settings,
@@ -107,16 +108,22 @@ class Controller:
                 return self.tenancy.lease(lease_id)
 
     async def changed(self, until_seconds: float) -> bool:
-        """Waits for the next change of a state, a lease or a claim; False when `until_seconds` came first."""
+        """Waits for the next change of a state, a lease or a claim; False when `until_seconds` came first, or the daemon
+        is leaving."""
         left = until_seconds - self._clock.now_seconds()
-        if left <= 0:
+        if left <= 0 or self._leaving:
             return False
         try:
             async with asyncio.timeout(left):
                 await self._changed.wait()
         except TimeoutError:
             return False
-        return True
+        return not self._leaving
+
+    def leave(self) -> None:
+        """Whoever waits is answered now, with what has been promised so far: the daemon ends, promises do not."""
+        self._leaving = True
+        self._notify()
 
     def restore(self, leases: Sequence[Lease]) -> None:
         """Leases of an earlier run, honoured at the first look. Call before `run`."""
