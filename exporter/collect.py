@@ -56,6 +56,12 @@ PROCESS = {  # keys of process() → metric
 MAX_PLACES = 1000  # whose starts and stops are told apart; containers may come and go under new names
 RELAYED_REMEMBERED = 10_000  # decisions whose last attempt is known, to tell a fallback from a repeat
 
+MAX_OBSERVED = 1e9  # seconds or a ratio; more is a report that is wrong, and would drown every other in the sum
+MAX_COUNTED = 1e21  # likewise, for byte-seconds of a long life
+MAX_TIMED_SECONDS = 7 * 86400.0  # of one request
+MAX_TOKENS = 10_000_000  # of one request
+MAX_TOKENS_PER_SECOND = 100_000.0  # no machine is faster: its tokens and seconds are no pair to divide
+
 Counts = dict[tuple[str, ...], float]
 
 
@@ -70,8 +76,8 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float | None) -> None:
-        """None (not said) and non-finite values are no observations."""
-        if value is None or not math.isfinite(value):
+        """None (not said), NaN and absurd values are no observations."""
+        if value is None or not abs(value) <= MAX_OBSERVED:
             return
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
@@ -118,6 +124,7 @@ class Collector(Registrable):
         self._reload_ok = 1.0
         self._relayed: OrderedDict[str, Place] = OrderedDict()
         self._places: set[str] = set()
+        self._leases: dict[Place, int] = {}  # those this process saw granted
         self._models: frozenset[str] = frozenset()
         self._known_settings: Settings | None = None
         self._idle_bytes = 0
@@ -133,7 +140,9 @@ class Collector(Registrable):
                 self._decided(event)
             case Completed():
                 self._completed(event)
-            case Leased(what="granted" | "ended") | Turned():
+            case Leased(what="granted" | "ended"):
+                self._leased(event)
+            case Turned():
                 self._integrate_idle()
             case Relayed():
                 self._relay(event)
@@ -172,17 +181,23 @@ class Collector(Registrable):
         model, timings = (self._model(event.model),), event.timings
         self._relayed.pop(event.decision_id, None)
         self._count("ollama_requests_total", (*model, _closed(event.status, STATUS)))
-        self._observe("ollama_request_duration_seconds", model, event.duration_seconds)
-        if event.status == "ok" and event.predicted_seconds is not None and event.duration_seconds > 0:
+        timed = 0 < event.duration_seconds <= MAX_TIMED_SECONDS
+        if timed:
+            self._observe("ollama_request_duration_seconds", model, event.duration_seconds)
+        if event.status == "ok" and event.predicted_seconds is not None and timed:
             error_ratio = abs(event.predicted_seconds - event.duration_seconds) / event.duration_seconds
             self._observe("dispatcher_predicted_error_ratio", (), error_ratio)
         prompt_tokens = timings.prompt_tokens if timings and timings.prompt_tokens is not None else event.prompt_tokens
         output_tokens = timings.output_tokens if timings and timings.output_tokens is not None else event.output_tokens
-        self._count("ollama_prompt_tokens_total", model, prompt_tokens or 0)
-        self._count("ollama_generated_tokens_total", model, output_tokens or 0)
+        eval_seconds, prompt_seconds = (
+            (timings.eval_seconds or 0.0, timings.prompt_eval_seconds or 0.0) if timings else (0.0, 0.0)
+        )  # rule 4
+        output_tokens, eval_seconds = _believed(output_tokens or 0, eval_seconds, MAX_TOKENS_PER_SECOND)
+        prompt_tokens, prompt_seconds = _believed(prompt_tokens or 0, prompt_seconds, math.inf)  # cached: any rate
+        self._count("ollama_prompt_tokens_total", model, prompt_tokens)
+        self._count("ollama_generated_tokens_total", model, output_tokens)
         if timings is None:
             return
-        eval_seconds, prompt_seconds = timings.eval_seconds or 0.0, timings.prompt_eval_seconds or 0.0  # rule 4
         self._count("ollama_eval_duration_seconds_total", model, eval_seconds)
         self._count("ollama_prompt_eval_duration_seconds_total", model, prompt_seconds)
         self._observe("ollama_load_duration_seconds", model, timings.load_seconds)
@@ -228,6 +243,15 @@ class Collector(Registrable):
             self._count("dispatcher_poll_failures_total", (_closed(reason, UNKNOWN_REASON),))
         self._count("dispatcher_ticks_missed_total", (), event.missed_ticks)
 
+    def _leased(self, event: Leased) -> None:
+        """Only the first lease of a place and the end of its last change who is idle."""
+        place = event.lease.place
+        before = self._leases.get(place, 0)
+        after = max(0, before + (1 if event.what == "granted" else -1))
+        self._leases[place] = after
+        if (before == 0) != (after == 0):
+            self._integrate_idle()
+
     def _integrate_idle(self) -> None:
         """What was idle until now was so since the last look; who is idle is asked anew."""
         now_seconds = self._clock.now_seconds()
@@ -236,7 +260,7 @@ class Collector(Registrable):
         self._idle_bytes, self._idle_since_seconds = gauges.idle_bytes(self._fleet()), now_seconds
 
     def _count(self, name: str, labels: tuple[str, ...], by: float = 1.0) -> None:
-        if by >= 0 and math.isfinite(by):  # a counter that fell would look like a restart
+        if 0 <= by <= MAX_COUNTED:  # a counter that fell would look like a restart
             counts = self._counts[name]
             counts[labels] = counts.get(labels, 0.0) + by
 
@@ -322,6 +346,12 @@ _WORDS = {
     for label in (CAUSE, COMPLEXITY, ERROR_TYPE, RULE, STATUS, STOP_REASON, TASK, UNKNOWN_REASON)
     if label.values is not None
 }
+
+
+def _believed(tokens: int, seconds: float, most_per_second: float) -> tuple[int, float]:
+    """Both or neither: one is divided by the other. seconds 0: not said."""
+    sane = 0 <= tokens <= MAX_TOKENS and 0 <= seconds <= MAX_TIMED_SECONDS
+    return (tokens, seconds) if sane and (seconds == 0 or tokens / seconds <= most_per_second) else (0, 0.0)
 
 
 def _closed(word: str, label: Label) -> str:

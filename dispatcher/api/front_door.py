@@ -10,10 +10,10 @@ import hmac
 import logging
 import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from random import getrandbits
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -93,7 +93,7 @@ class FrontDoor:
                 given[name] = value if name not in given else given[name] + b"," + value
         request_id = given.get(b"x-request-id", b"")
         if not _SANE_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(8).encode()
+            request_id = b"%016x" % getrandbits(64)  # told apart, not secret: the system's randomness costs 5 µs
         scope[REQUEST_ID] = request_id.decode()
         scope["app"] = self  # starlette then raises for 404 and 405 instead of answering in plain text
         started = False

@@ -26,8 +26,10 @@ def is_broken(error: BaseException) -> bool:
     return isinstance(error, Broken) or (code is not None and code & 0xFF in _BROKEN)
 
 
-def open_to_write(path: Path) -> sqlite3.Connection:
-    """The writer's connection, schema in place. Raises Broken, HistoryUnavailable, OSError or sqlite3.Error."""
+def open_to_write(path: Path, *, whole: bool = False) -> sqlite3.Connection:
+    """The writer's connection, schema in place. whole: a large file is checked too.
+
+    Raises Broken, HistoryUnavailable, OSError or sqlite3.Error."""
     if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise HistoryUnavailable(f"SQLite {sqlite3.sqlite_version} is too old for the history; it needs 3.37 or newer")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,7 +39,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         if new:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # must precede the first table
         else:
-            _look_over(connection, path)
+            _look_over(connection, path, whole=whole)
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute(f"PRAGMA journal_size_limit = {16 * 1024**2}")
         connection.execute("PRAGMA temp_store = MEMORY")  # nothing is written beside the file
@@ -70,10 +72,10 @@ def set_aside(path: Path, now_seconds: float) -> Path:
     return target
 
 
-def _look_over(connection: sqlite3.Connection, path: Path) -> None:
+def _look_over(connection: sqlite3.Connection, path: Path, *, whole: bool) -> None:
     """Raises Broken or sqlite3.DatabaseError when the file is not, or no longer, a sound database."""
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if path.stat().st_size <= CHECKED_BYTES:
+    if whole or path.stat().st_size <= CHECKED_BYTES:
         answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if answer != "ok":
             raise Broken(answer)

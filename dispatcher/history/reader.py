@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.history.file import open_to_read
+from dispatcher.history.file import is_broken, open_to_read
 from dispatcher.history.rows import DecisionHead, read_acted, read_completed, read_lease
 from dispatcher.vocabulary.event import Acted, Completed
 from dispatcher.vocabulary.fleet import Lease, Place
@@ -27,10 +27,14 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Every question may raise HistoryUnavailable. The synchronous ones are for starting up."""
+    """Every question may raise HistoryUnavailable. The synchronous ones are for starting up.
 
-    def __init__(self, path: Path) -> None:
+    suspect: told the inode of a file that was read and found broken, from whichever thread read it.
+    """
+
+    def __init__(self, path: Path, suspect: Callable[[int], None]) -> None:
         self._path = path
+        self._suspect = suspect
         self._connection: sqlite3.Connection | None = None
         self._inode: int | None = None
         self._lock = threading.Lock()  # start-up asks from the caller's thread, everything else from ours
@@ -60,6 +64,8 @@ class Reader:
                 return ask(self._connected())
             except (sqlite3.Error, OSError) as error:
                 self._disconnect()
+                if is_broken(error) and self._inode is not None:
+                    self._suspect(self._inode)
                 raise HistoryUnavailable(f"the history {self._path} cannot be read ({error})") from error
 
     def _connected(self) -> sqlite3.Connection:

@@ -38,7 +38,7 @@ class Store:
         self.path = path
         self._encode_decision = encode_decision
         self._writer = Writer(path, settings, clock.now_seconds)
-        self._reader = Reader(path)
+        self._reader = Reader(path, self._writer.suspect)
         self._heads: OrderedDict[str, DecisionHead] = OrderedDict()
         self._facts: dict[str, str] = {}
         self._sampled_at_seconds: float | None = None
@@ -112,10 +112,11 @@ class Store:
 
         Raises HistoryUnavailable within 2 s: disk full, file locked, or no answer.
         """
-        return await self._awaited(partial(rows.write_outcome, completed=completed))
+        return await self._awaited(partial(rows.write_outcome, completed=completed), synced=True)
 
     async def record_lease(self, lease: Lease) -> None:
-        """As durable as an outcome. Raises HistoryUnavailable."""
+        """Committed when this returns: it survives this process, kill -9 included. A power cut ends the models, too, so
+        their leases are not synced one by one. Raises HistoryUnavailable."""
         await self._awaited(partial(rows.write_lease, lease=lease))
 
     async def renew_lease(self, lease: Lease) -> None:
@@ -134,8 +135,8 @@ class Store:
         """Those that were alive when the last process ended, for its successor. Raises HistoryUnavailable."""
         return self._reader.now(reader.leases)
 
-    async def _awaited(self, write: Write) -> bool:
-        done = self._writer.submit(write)
+    async def _awaited(self, write: Write, *, synced: bool = False) -> bool:
+        done = self._writer.submit(write, synced=synced)
         try:
             async with asyncio.timeout(RECORD_SECONDS):
                 return await asyncio.wrap_future(done)
@@ -185,7 +186,7 @@ class Store:
 
     async def pin(self, model: str | None) -> None:
         """None: unpinned. Raises HistoryUnavailable, and then the old pin stands."""
-        await self._awaited(partial(rows.write_fact, name=_PINNED, value=model))
+        await self._awaited(partial(rows.write_fact, name=_PINNED, value=model), synced=True)
         if model is None:
             self._facts.pop(_PINNED, None)
         else:

@@ -26,6 +26,7 @@ from dispatcher.vocabulary.settings import HistorySettings
 QUEUE_ENTRIES = 10_000  # events beyond are dropped; awaited records may use as much again
 BATCH_ENTRIES = 2_000
 IDLE_SECONDS = 1.0  # between looks at what is still owed, and at retention
+EXAMINE_SECONDS = 60.0  # between two looks at a file that readers call broken and that is found sound
 RETRY_SECONDS = 0.5  # after a failure plain events are dropped untried for so long: a full disk is not hammered
 _ROW_ERRORS = (
     sqlite3.IntegrityError,
@@ -40,11 +41,13 @@ Write = Callable[[sqlite3.Connection], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """done: who waits for the commit. key: tried again until written, the newest per key. Neither: droppable."""
+    """done: who waits for the commit. key: tried again until written, the newest per key. Neither: droppable.
+    synced: on the disk, and not only with the system, before it is told."""
 
     write: Write
     done: Future[bool] | None = None
     key: str | None = None
+    synced: bool = False
 
 
 class Writer:
@@ -66,6 +69,8 @@ class Writer:
         self._dropped_failed = 0  # counted by the writer's
         self._unswept = 0
         self._retry_at = 0.0
+        self._suspected: int | None = None  # inode of the file that a reader found broken
+        self._examine_at = 0.0
         self._running = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="history-write", daemon=True)
@@ -104,7 +109,7 @@ class Writer:
         """Not awaited, but not lost either: a failed one is written with a later batch."""
         self._queue.put(Entry(write=write, key=key))
 
-    def submit(self, write: Write) -> Future[bool]:
+    def submit(self, write: Write, *, synced: bool) -> Future[bool]:
         """The future ends with the commit. Cancelled before its batch begins, nothing is written."""
         done: Future[bool] = Future()
         if not self._running:
@@ -112,13 +117,20 @@ class Writer:
         elif self._queue.qsize() >= 2 * QUEUE_ENTRIES:
             done.set_exception(HistoryUnavailable(f"the history {self._path} is too far behind; nothing was recorded"))
         else:
-            self._queue.put(Entry(write=write, done=done))
+            self._queue.put(Entry(write=write, done=done, synced=synced))
             self._urgent.set()
         return done
+
+    def suspect(self, inode: int) -> None:
+        """A reader found this file broken: it is looked over soon, and set aside if so. Never blocks or raises."""
+        self._suspected = inode
+        self._queue.put(Entry(write=_nothing))
+        self._urgent.set()
 
     def _run(self) -> None:
         while not self._stopping:
             batch = self._collect()
+            self._examine()
             if batch or self._owed:
                 self._commit(batch)
             self._sweep()
@@ -154,7 +166,7 @@ class Writer:
             self._let_go(entries)
             return
         try:
-            results = self._transaction(entries, awaited=awaited)
+            results = self._transaction(entries, synced=any(entry.synced for entry in entries))
         except Exception as error:  # whatever it is: this thread must outlive it
             self._failed(entries, error)
             return
@@ -170,13 +182,13 @@ class Writer:
             else:
                 self._dropped_failed += 1
 
-    def _transaction(self, entries: list[Entry], *, awaited: bool) -> list[tuple[Entry, bool | Exception]]:
+    def _transaction(self, entries: list[Entry], *, synced: bool) -> list[tuple[Entry, bool | Exception]]:
         if self._connection is None or not self._still_there():
             self._connect()
         connection = self._connection
         assert connection is not None
-        # A killed process loses nothing with either; FULL keeps acknowledged records through a power cut as well.
-        connection.execute(f"PRAGMA synchronous = {'FULL' if awaited else 'NORMAL'}")
+        # A killed process loses nothing with either; FULL keeps outcomes through a power cut as well.
+        connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         try:
             for write in self._owed.values():  # from before: what came since may replace it
@@ -216,16 +228,28 @@ class Writer:
             elif entry.done is None:
                 self._dropped_failed += 1
 
-    def _connect(self) -> None:
+    def _connect(self, *, whole: bool = False) -> None:
         self._disconnect()
         try:
-            self._connection = open_to_write(self._path)
+            self._connection = open_to_write(self._path, whole=whole)
         except Exception as error:
             if not is_broken(error):
                 raise
             self._begin_anew()
             self._connection = open_to_write(self._path)
         self._inode = os.stat(self._path).st_ino
+
+    def _examine(self) -> None:
+        """On a new connection, because the old one's pages in memory may be sounder than the disk."""
+        inode, self._suspected = self._suspected, None
+        if inode is None or inode != self._inode or time.monotonic() < self._examine_at:
+            return
+        try:
+            self._connect(whole=True)
+        except Exception as error:  # as in a commit: this thread must outlive it
+            self.failing = self._words(error)
+        if self._inode == inode:
+            self._examine_at = time.monotonic() + EXAMINE_SECONDS
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -261,6 +285,10 @@ class Writer:
             f"the history {self._path} cannot be written ({error}); nothing was recorded. Choosing goes on without it. "
             f"Free space or unlock it; it is tried again by itself."
         )
+
+
+def _nothing(_connection: sqlite3.Connection) -> bool:
+    return True
 
 
 def _written(connection: sqlite3.Connection, write: Write) -> bool | Exception:

@@ -19,7 +19,7 @@ from dispatcher.control.residency import settled_down
 from dispatcher.errors import DispatcherError, NotFound, NotNow
 from dispatcher.lifecycle.acting import Acting
 from dispatcher.lifecycle.looking import Looking
-from dispatcher.lifecycle.provider import Provider
+from dispatcher.lifecycle.provider import Answering, Provider
 from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.event import Acted, Event, Turned
@@ -69,8 +69,8 @@ class Controller:
             wake=self._wake.set,
             notify=self._notify,
         )
-        self._acting = Acting(provider=provider, settings=settings, clock=clock, done=self._done)
-        self._looking = Looking(self.tenancy, busy=self._acting.busy, emit=emit)
+        self._acting = Acting(provider=provider, settings=settings, clock=clock, done=self._done, left=self._left)
+        self._looking = Looking(self.tenancy, busy=self._acting.busy, emit=emit, may_yet_run=self._acting.may_yet_run)
 
     # --- being asked -------------------------------------------------------------------------------------------
 
@@ -95,6 +95,8 @@ class Controller:
             self.tenancy.stop(place, "asked", "stopped by hand while starting")
         elif resident.state in (PlaceState.READY, PlaceState.DRAINING):
             self.tenancy.turn(place, "drain_asked", "stopped by hand")
+        elif resident.state is PlaceState.STOPPED and self.tenancy.promises.on(place):
+            self.tenancy.end_all(place, "withdrawn")  # it was to be started again for these, after a crash
         else:
             raise NotNow(f"{place} is {resident.state.value}: there is nothing to stop")
 
@@ -108,8 +110,8 @@ class Controller:
                 return self.tenancy.lease(lease_id)
 
     async def changed(self, until_seconds: float) -> bool:
-        """Waits for the next change of a state, a lease or a claim; False when `until_seconds` came first, or the daemon
-        is leaving."""
+        """Waits for the next change of a state, a lease or a claim; False when `until_seconds` came first, or when the
+        daemon is leaving."""
         left = until_seconds - self._clock.now_seconds()
         if left <= 0 or self._leaving:
             return False
@@ -171,6 +173,38 @@ class Controller:
             self._fail(None)
             self._count_memory()
             self._looking.look(seen, began, self._clock.now_seconds())
+            await self._ask_themselves([one.place for one in seen if one.in_part and one.running])
+            return
+        await self._ask_themselves(list(self.tenancy.residents))
+
+    async def _ask_themselves(self, places: Sequence[Place]) -> None:
+        """What runs is handed out while the engine cannot say whether it still answers: so the ready ones of these are
+        asked for a sign of life."""
+        provider, residents = self._provider, self.tenancy.residents
+        if not isinstance(provider, Answering):
+            return
+
+        async def ask(place: Place, endpoint: str) -> None:
+            try:
+                answers = await provider.answers(place, endpoint)
+            except Exception as fault:  # ours, as in _observe: the loop outlives it
+                _log.exception("place=%s fault=%s consequence=nobody knows whether it answers", place, fault)
+                return
+            resident = residents.get(place)
+            if answers is None or resident is None or resident.state is not PlaceState.READY:
+                return
+            if resident.seen.answers is not answers:
+                because = "" if answers else f"no answer from {endpoint}"
+                residents[place] = replace(resident, seen=replace(resident.seen, answers=answers, because=because))
+                self.tenancy.changed(place)
+                self._notify()
+
+        async with asyncio.TaskGroup() as group:
+            for place in places:
+                one = residents.get(place)
+                if one is None or one.state is not PlaceState.READY or one.seen.paused or one.seen.endpoint is None:
+                    continue
+                group.create_task(ask(place, one.seen.endpoint), name=f"lifecycle.ask.{place}")
 
     async def _listen(self) -> None:
         while True:
@@ -221,7 +255,8 @@ class Controller:
             tenancy.write(view.place, settled_down(resident.residency, now))
             if tenancy.residents[view.place].state is PlaceState.QUARANTINED:
                 tenancy.end_all(view.place, "start_failed")
-            if view.state is PlaceState.STOPPING and now - view.since_seconds > overdue_seconds:
+            overdue = view.state is PlaceState.STOPPING and now - view.since_seconds > overdue_seconds
+            if overdue and not self._acting.starting(view.place):
                 tenancy.turn(view.place, "stop_overdue", f"told to stop {overdue_seconds:.0f} s ago, and still there")
                 tenancy.withdraw_grantee_of(view.place)
             if view.state is PlaceState.READY and view.busy:
@@ -240,6 +275,8 @@ class Controller:
                 tenancy.stop(place, action.cause, action.detail)
             self._acting.begin(replace(action, cause=tenancy.residents[place].stop_cause))
             return
+        if tenancy.residents[place].seen.paused and tenancy.residents[place].seen.running:
+            return  # it goes on when who paused it lets it
         if state is PlaceState.STOPPED and tenancy.take(place, action.num_ctx, (), action.cause) is not None:
             return  # no room for it yet: its lease keeps its share, and this is asked again
         self._acting.begin(replace(action, cause=tenancy.residents[place].start_cause))
@@ -254,6 +291,13 @@ class Controller:
                 its_own = acted.error_type != "engine_unreachable"
                 self.tenancy.start_failed(place, acted.because, its_own=its_own)
         self._emit(acted)
+        self._wake.set()
+
+    def _left(self, place: Place) -> None:
+        """A start that was stopped by hand has ended: only now can it be told to stop, and its time for that begins."""
+        resident = self.tenancy.residents.get(place)
+        if resident is not None:
+            self.tenancy.write(place, replace(resident.residency, since_seconds=self._clock.now_seconds()))
         self._wake.set()
 
     def _notify(self) -> None:
