@@ -330,7 +330,7 @@ def unpin(caller: Caller, model: str) -> None:
 
 # ── the daemon and its configuration ────────────────────────────────────────────────────────────────────────────────
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
 
 
 def _assignment(text: str) -> tuple[str, str]:

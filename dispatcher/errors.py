@@ -8,6 +8,7 @@
     │   ├── HostUnreadable            this host's own readings failed
     │   └── EngineUnreachable         Docker, Ollama or a model server gave no answer
     ├── EngineRefused                 the engine answered no (its words, its status)
+    │   ├── OutOfMemory               the kernel killed it for its memory: its footprint was believed too small
     │   └── PlaceNotOurs              the name is not, or no longer, a declared place: untouchable
     ├── EngineAnswerUnreadable        the engine answered something that is not its protocol
     ├── HistoryUnavailable            the disk is full, locked or broken; nothing was recorded
@@ -66,6 +67,10 @@ class EngineRefused(DispatcherError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         self.status = status
         super().__init__(message)
+
+
+class OutOfMemory(EngineRefused):
+    """The container or its model was killed for want of memory while it was loading."""
 
 
 class PlaceNotOurs(EngineRefused):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dispatcher.clock import ManualClock
-from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
+from dispatcher.errors import EngineRefused, EngineUnreachable, OutOfMemory, PlaceNotOurs
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from tests.builders import LLAMA, PHI, QWEN, some_profiles
 from tests.rehearsed import Rehearsed
@@ -28,6 +28,11 @@ class FakeServer:
     stop_seconds: float = 1.0
     fail_starts: int = 0
     fail_loads: int = 0
+    oom_loads: int = 0  # ended by the kernel
+    start_goes_on: bool = False  # as Docker's does, though its caller has left
+    coming_up: asyncio.Task[None] | None = None
+    paused: bool = False
+    silent: bool = False  # its model server is dead, its container runs
     hang_load: bool = False
     refuse_stop: bool = False  # says no at once
     hang_stop: bool = False
@@ -84,19 +89,34 @@ class FakeEngine:
     async def start(self, place: Place) -> None:
         server = self._at_work(place, "start")
         try:
+            if server.start_goes_on:
+                server.coming_up = asyncio.create_task(self._come_up(server))
+                await asyncio.shield(server.coming_up)
+                return
             await asyncio.sleep(server.start_seconds)
             self._reachable()
             if server.fail_starts > 0:
                 server.fail_starts -= 1
                 raise EngineRefused(f"{place} would not start")
-            if not server.running:
-                if server.rehearsed is not None:
-                    server.rehearsed.empty()
-                server.running, server.exit_code, server.oom_killed = True, None, False
-                server.started_at_seconds = self._clock.now_seconds()
-            self._note("started", place)
+            self._run(server)
         finally:
             server.at_work = ""
+
+    async def _come_up(self, server: FakeServer) -> None:
+        await asyncio.sleep(server.start_seconds)
+        self._run(server)
+
+    def _run(self, server: FakeServer) -> None:
+        if not server.running:
+            if server.rehearsed is not None:
+                server.rehearsed.empty()
+            server.running, server.exit_code, server.oom_killed = True, None, False
+            server.started_at_seconds = self._clock.now_seconds()
+        self._note("started", server.place)
+
+    async def answers(self, place: Place, endpoint: str) -> bool | None:
+        server = self.servers[place]
+        return server.running and not server.silent and not server.paused
 
     async def load(self, place: Place, num_ctx: int) -> float:
         server = self._at_work(place, "load", num_ctx)
@@ -119,6 +139,10 @@ class FakeEngine:
             if server.fail_loads > 0:
                 server.fail_loads -= 1
                 raise EngineRefused(f"{place} could not load its model")
+            if server.oom_loads > 0:
+                server.oom_loads -= 1
+                self.down(place, exit_code=137, oom_killed=True)
+                raise OutOfMemory(f"{place} ended while it was loading: killed for want of memory")
             if not server.running:
                 raise EngineRefused(f"{place} ended while it was loading")
             server.num_ctx = num_ctx
@@ -136,6 +160,8 @@ class FakeEngine:
                 raise EngineRefused(f"{place} would not stop")
             if server.hang_stop:
                 await asyncio.Event().wait()
+            if server.coming_up is not None:
+                await asyncio.shield(server.coming_up)  # an engine does one after the other
             await asyncio.sleep(server.stop_seconds if server.running else 0.0)
             self._reachable()
             self.down(place, exit_code=0)
@@ -221,12 +247,15 @@ class FakeEngine:
     def _seen(self, server: FakeServer) -> PlaceSeen:
         now = self._compute(server)
         loaded = server.num_ctx is not None
+        answers = not (server.silent or server.paused) if server.running else None
         return PlaceSeen(
             place=server.place,
             running=server.running,
-            answers=True if server.running else None,
-            loaded=loaded if server.running else None,
-            loaded_num_ctx=server.num_ctx,
+            answers=answers,
+            loaded=loaded if answers else None,
+            loaded_num_ctx=server.num_ctx if answers else None,
+            paused=server.paused,
+            because="its container is paused" if server.paused else "no answer" if server.silent else "",
             endpoint="http://127.0.0.1:21000",
             memory_limit_bytes=server.limit_bytes,
             memory_used_bytes=footprint(server.place, server.num_ctx) if server.num_ctx else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,6 +28,25 @@ from dispatcher.vocabulary.settings import (
 from dispatcher.vocabulary.signal import SIGNALS
 from dispatcher.wire.promql import DEFAULT_SIGNALS
 from tests.misconfigured import problems_of
+
+# ── which file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_directory_a_device_and_a_pipe_are_no_configuration(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, told in ((tmp_path, "a directory"), (Path("/dev/null"), "a device"), (tmp_path / "pipe", "a pipe")):
+        with pytest.raises(ConfigurationInvalid, match=f"{path.name}: .*{told}"):
+            config.load(path, {})
+
+
+def test_no_more_than_a_mebibyte_is_read(tmp_path):
+    path = tmp_path / "huge.yaml"
+    with path.open("wb") as file:
+        file.truncate(MIB + 1)
+
+    with pytest.raises(ConfigurationInvalid, match=r"huge\.yaml: more than 1048576 bytes"):
+        config.load(path, {})
+
 
 # ── what is read ────────────────────────────────────────────────────────────────────────────────────────────────────
 

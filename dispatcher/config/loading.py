@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, cast, get_args
 
 from dispatcher.config.checks import WORDS, disagreements, out_of_range
 from dispatcher.config.schema import PREFIX, READ, Setting, every_setting, settings_of, shown
-from dispatcher.config.strict_yaml import NOTHING, Items, Node, Scalar, Table, problem, read
+from dispatcher.config.strict_yaml import MAX_CHARACTERS, NOTHING, Items, Node, Scalar, Table, problem, read
 from dispatcher.errors import ConfigurationInvalid
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN, ModelSettings, Settings, SignalSettings
 from dispatcher.wire.promql import effective_signals
@@ -37,7 +38,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if path is None:
         return parse("", environ, path="")
     try:
-        content = path.read_bytes()
+        content = _content(path)
         return parse(content.decode("utf-8-sig"), environ, path=str(path))
     except OSError as error:
         words = f"cannot be read ({error.strerror or error}); name an existing file, or none for the defaults"
@@ -46,6 +47,19 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         line = content.count(10, 0, error.start) + 1  # 10: a newline
         words = problem(path.name, f"line {line}", "not UTF-8; save it as UTF-8")
         raise ConfigurationInvalid([words], path=str(path)) from error
+
+
+def _content(path: Path) -> bytes:
+    """Only of a plain file: a device or a pipe may never end. Raises OSError and ConfigurationInvalid."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = "a directory" if path.is_dir() else "a device or a pipe"
+        raise ConfigurationInvalid([f"{path.name}: {kind}, not a file; name a YAML file"], path=str(path))
+    with path.open("rb") as file:
+        content = file.read(MAX_CHARACTERS + 1)
+    if len(content) > MAX_CHARACTERS:
+        words = f"more than {MAX_CHARACTERS} bytes; a configuration has some kilobytes, name the right file"
+        raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path))
+    return content
 
 
 def parse(text: str, environ: Mapping[str, str], *, path: str = FILE_NAME) -> Settings:

@@ -64,6 +64,7 @@ class Residency:
     quarantines: int = 0
     quarantined_until_seconds: float = 0.0
     retry_at_seconds: float = 0.0
+    failure: str = ""  # of the last start or run, in words; "" once it has been ready since
 
 
 def turned(residency: Residency, event: Happening, now_seconds: float, because: str = "") -> Residency:
@@ -89,6 +90,7 @@ def failed(
         failures_at_seconds=tuple(window),
         retry_at_seconds=now_seconds + max(lifecycle.backoff_min_seconds, backoff * jitter_ratio),
         because=because,
+        failure=because,
     )
     if len(window) < lifecycle.restarts_before_quarantine:
         return after

@@ -32,22 +32,35 @@ PROMPTS_REMEMBERED = 64  # lengths per place, with their rate
 CACHED_FACTOR = 4.0  # a prefill so much faster than the slow quarter was partly answered from the cache
 SPEED_EVERY_SECONDS = 10.0  # the host's speed is fitted again at most so often …
 SPEED_MIN_N = 20  # … once it rests on so many samples
+MIN_TOKENS_PER_SECOND, MAX_TOKENS_PER_SECOND = 0.001, 100_000.0  # beyond: a clock or a report that is wrong
+MAX_SECONDS = 7 * 86400.0  # what anything here may take
+MAX_TOKENS = 10_000_000
+MAX_BYTES = float(2**50)
+MAX_AT_SECONDS = 1e11  # in the year 5138; beyond, sums of times lose themselves
 LOAD_BASE_SECONDS = 1.5  # load = this + file / disk rate
 CPU = HostSpeed()
 VIDEO = HostSpeed(t0_seconds=0.005, bandwidth_bytes_per_second=400e9)
+
+
+def _of_rates() -> Window:
+    return Window(MIN_TOKENS_PER_SECOND, MAX_TOKENS_PER_SECOND)
+
+
+def _of_seconds() -> Window:
+    return Window(0.0, MAX_SECONDS)
 
 
 @dataclass(slots=True)
 class _PlaceTally:
     """Mutable. context: tokens each decode sample ran over; prompts: length in tokens → prefill rate, newest last."""
 
-    decode: Window = field(default_factory=Window)
-    context: Window = field(default_factory=Window)
-    prefill: Window = field(default_factory=Window)
+    decode: Window = field(default_factory=_of_rates)
+    context: Window = field(default_factory=lambda: Window(0.0, 2.0 * MAX_TOKENS))
+    prefill: Window = field(default_factory=_of_rates)
     prompts: dict[int, float] = field(default_factory=dict)
-    load: Window = field(default_factory=Window)
-    stop: Window = field(default_factory=Window)
-    request: Window = field(default_factory=Window)
+    load: Window = field(default_factory=_of_seconds)
+    stop: Window = field(default_factory=_of_seconds)
+    request: Window = field(default_factory=_of_seconds)
 
 
 @dataclass(slots=True)
@@ -80,7 +93,10 @@ class Tally:
     # ── told ──
 
     def on_event(self, event: Event, now_seconds: float) -> None:
-        """Every event of the stream; most are not its matter. Samples carry the event's own time."""
+        """Every event of the stream; most are not its matter. Samples carry the event's own time. Never raises: a
+        stored row may say anything, and what is absurd in it teaches nothing."""
+        if not 0 <= event.at_seconds <= MAX_AT_SECONDS:
+            return
         match event:
             case Decided():
                 self._decided(event)
@@ -101,7 +117,7 @@ class Tally:
         """
         for model in {known.model for known in (shape, installed) if known is not None} & self._configured.keys():
             facts = self._profiles.facts[model]
-            if installed is not None and installed.model == model and installed.size_bytes > 0:
+            if installed is not None and installed.model == model and 0 < installed.size_bytes <= MAX_BYTES:
                 facts = replace(facts, file_bytes=installed.size_bytes)
             if shape is not None and shape.model == model:
                 facts = _shaped(facts, self._configured[model], shape)
@@ -111,7 +127,7 @@ class Tally:
 
     def learn_peak(self, model: str, num_ctx: int, parallel: int, size_bytes: int) -> None:
         """One reading of what the model occupies. A higher one counts at once, a lower one lowers the peak slowly."""
-        if model not in self._configured or size_bytes <= 0:
+        if model not in self._configured or not 0 < size_bytes <= MAX_BYTES:
             return
         key = (model, num_ctx, parallel)
         known = self._profiles.peaks.get(key)
@@ -131,11 +147,15 @@ class Tally:
         believed = blended(known, predicted)
         n = max(known.n, 5)  # its word weighs at least half, also when it is the first
         share = n / (n + 5)
-        self._set_peaks({key: Measured(value=(OOM_FACTOR * believed - (1 - share) * predicted) / share, n=n)})
+        peak = min(MAX_BYTES, (OOM_FACTOR * believed - (1 - share) * predicted) / share)
+        self._set_peaks({key: Measured(value=peak, n=n)})
 
     def restore_peaks(self, peaks: Mapping[tuple[str, int, int], Measured]) -> None:
         """Those of the last process."""
-        self._set_peaks({key: peak for key, peak in peaks.items() if key[0] in self._configured})
+        known = {key: peak for key, peak in peaks.items() if key[0] in self._configured and peak.value is not None}
+        self._set_peaks(
+            {key: peak for key, peak in known.items() if 0 < (peak.value or 0) <= MAX_BYTES and peak.n >= 0}
+        )
 
     # ── read ──
 
@@ -227,7 +247,7 @@ class Tally:
             self._outcomes.setdefault(key, deque(maxlen=100)).append((event.status == "ok", event.at_seconds))
             self._dirty_success.add(key)
         place = event.place
-        if place is None or event.status not in ("ok", "timeout") or not event.duration_seconds > 0:
+        if place is None or event.status not in ("ok", "timeout") or not 0 < event.duration_seconds <= MAX_SECONDS:
             return
         tally = self._places.setdefault(place, _PlaceTally())
         tally.request.add(event.duration_seconds, event.at_seconds)  # a timeout counts as at least its timeout
@@ -241,8 +261,8 @@ class Tally:
         the slow side, and the median keeps to the undisturbed ones."""
         timings, at_seconds = event.timings, event.at_seconds
         said = timings is not None
-        prompt_tokens = (timings.prompt_tokens if timings else None) or event.prompt_tokens
-        output_tokens = (timings.output_tokens if timings else None) or event.output_tokens
+        prompt_tokens = _counted(timings.prompt_tokens if timings else None) or _counted(event.prompt_tokens)
+        output_tokens = _counted(timings.output_tokens if timings else None) or _counted(event.output_tokens)
         if timings is not None and prompt_tokens is not None and prompt_tokens >= MIN_PREFILL_TOKENS:
             _learn_prefill(tally, prompt_tokens, timings.prompt_eval_seconds, at_seconds)
         if output_tokens is None or output_tokens < MIN_DECODE_TOKENS:
@@ -250,8 +270,8 @@ class Tally:
         eval_seconds = timings.eval_seconds if timings is not None else None
         if not said or eval_seconds is None:
             eval_seconds = self._eval_seconds(tally, event, prompt_tokens or 0, output_tokens)
-        if eval_seconds > 0:
-            tally.decode.add((output_tokens - 1) / eval_seconds, at_seconds)
+        if eval_seconds > 0 and tally.decode.takes(rate := (output_tokens - 1) / eval_seconds):
+            tally.decode.add(rate, at_seconds)
             tally.context.add((prompt_tokens or 0) + output_tokens / 2, at_seconds)
 
     def _eval_seconds(self, tally: _PlaceTally, event: Completed, prompt_tokens: int, output_tokens: int) -> float:
@@ -334,13 +354,18 @@ def _success(outcomes: Iterable[tuple[bool, float]], now_seconds: float) -> Succ
     return Success(ok=min(n, round(sum(share for ok, share in weighed if ok))), n=n)
 
 
+def _counted(tokens: int | None) -> int | None:
+    """None, too, for a number of tokens that nobody generated."""
+    return tokens if tokens is not None and 0 <= tokens <= MAX_TOKENS else None
+
+
 def _learn_prefill(tally: _PlaceTally, prompt_tokens: int, seconds: float | None, at_seconds: float) -> None:
     """A repeated prompt counts its cached tokens but not their time (rule 6: 309 tokens in 23 ms instead of 5 s), so a
     prompt as long as a recent one and done much faster is taken for that one and teaches nothing. Prompts cached in
     part are left to the reading: caching only makes a prefill look faster, the slow samples are the honest ones."""
-    if seconds is None or seconds <= 0:
+    if seconds is None or seconds <= 0 or not tally.prefill.takes(rate := prompt_tokens / seconds):
         return
-    rate, before = prompt_tokens / seconds, tally.prompts.get(prompt_tokens)
+    before = tally.prompts.get(prompt_tokens)
     if before is not None and rate > REPEATED_FACTOR * before:
         return
     tally.prompts.pop(prompt_tokens, None)
@@ -352,7 +377,8 @@ def _learn_prefill(tally: _PlaceTally, prompt_tokens: int, seconds: float | None
 
 def _shaped(facts: ModelFacts, configured: ModelFacts, shape: ModelShape) -> ModelFacts:
     if shape.layers is not None and shape.kv_heads is not None and shape.head_dim is not None:
-        facts = replace(facts, kv_bytes_per_token=2 * shape.layers * shape.kv_heads * shape.head_dim * 2)
+        kv_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
+        facts = replace(facts, kv_bytes_per_token=kv_bytes) if 0 < kv_bytes <= MAX_BYTES else facts
     if shape.context_max is not None:
         facts = replace(facts, context_max=min(configured.context_max, shape.context_max))
     if shape.features:

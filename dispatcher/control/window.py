@@ -37,15 +37,21 @@ def weighted_median(samples: Iterable[tuple[float, float]]) -> Measured:
 
 
 class Window:
-    """The last 100 (value, when). Values of one unit, whichever the owner says."""
+    """The last 100 (value, when). Values of one unit, whichever the owner says; those beyond its bounds, or NaN, are no
+    samples: from a stored row or a caller anything may come, and one such value would spoil every reading."""
 
-    __slots__ = ("_samples",)
+    __slots__ = ("_highest", "_lowest", "_samples")
 
-    def __init__(self) -> None:
+    def __init__(self, lowest: float, highest: float) -> None:
+        self._lowest, self._highest = lowest, highest
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW_SAMPLES)
 
+    def takes(self, value: float) -> bool:
+        return self._lowest <= value <= self._highest
+
     def add(self, value: float, at_seconds: float) -> None:
-        self._samples.append((value, at_seconds))
+        if self.takes(value):
+            self._samples.append((value, at_seconds))
 
     def weighted(self, now_seconds: float) -> list[tuple[float, float]]:
         return [(value, weight(now_seconds - at_seconds)) for value, at_seconds in self._samples]

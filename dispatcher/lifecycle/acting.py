@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from dispatcher.clock import Clock
-from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable
+from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable, OutOfMemory
 from dispatcher.lifecycle.provider import Provider
 from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.event import Acted
@@ -25,20 +25,36 @@ class Acting:
         settings: Callable[[], Settings],
         clock: Clock,
         done: Callable[[Acted], None],
+        left: Callable[[Place], None],
     ) -> None:
+        """left: called instead of `done` when a start that is no longer wanted has come to its end."""
         self._provider = provider
         self._settings = settings
         self._clock = clock
         self._done = done
+        self._left = left
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._last_seconds: dict[Place, float] = {}
+        self._in_start_call: set[Place] = set()
+        self._unwanted: set[Place] = set()
+        self._unsettled: set[Place] = set()  # a start call went unanswered: the engine may still be at it
+        self._settled_seconds: dict[Place, float] = {}
 
     def open(self, group: asyncio.TaskGroup) -> None:
         self._group = group
 
     def busy(self, place: Place) -> bool:
         return place in self._tasks
+
+    def starting(self, place: Place) -> bool:
+        """The engine has been asked to start it, and has not answered yet."""
+        return place in self._in_start_call
+
+    def may_yet_run(self, place: Place, look_began_seconds: float) -> bool:
+        """For all that a look can know that began then: a start call that was not answered may still bring it up. Only
+        a stop call that was answered rules that out, for the engine does one after the other."""
+        return place in self._unsettled or look_began_seconds <= self._settled_seconds.get(place, float("-inf"))
 
     def since_last_seconds(self, place: Place) -> float:
         """Since the last action on this place began; infinite when there was none."""
@@ -57,9 +73,14 @@ class Acting:
         task.add_done_callback(lambda ended: self._forget(action.place, ended))
 
     def cancel(self, place: Place) -> None:
-        """Its end is no longer wanted, nor reported; a request of ours that is cut ends the load in the engine, too."""
+        """Its end is no longer wanted, nor reported. A load that is cut ends in the engine, too; a start call does not:
+        it is waited for, within its deadline, so that nothing comes up after the stop."""
         task = self._tasks.get(place)
-        if task is not None:
+        if task is None:
+            return
+        if place in self._in_start_call:
+            self._unwanted.add(place)
+        else:
             task.cancel()
 
     def _forget(self, place: Place, ended: asyncio.Task[None]) -> None:
@@ -74,13 +95,32 @@ class Acting:
 
         async def work() -> None:
             nonlocal load_seconds
-            async with asyncio.timeout(rules.start_timeout_seconds):
-                await self._provider.start(action.place)
+            await self._start_call(action.place, rules.start_timeout_seconds)
+            if action.place in self._unwanted:
+                return
             async with asyncio.timeout(rules.load_timeout_seconds):
                 load_seconds = await self._provider.load(action.place, action.num_ctx)
 
         because, error_type = await self._outcome(work, "start")
+        if action.place in self._unwanted:
+            self._unwanted.discard(action.place)
+            self._tasks.pop(action.place, None)  # before `left`, as in _report
+            self._left(action.place)
+            return
         self._report(action, began, because, error_type, load_seconds)
+
+    async def _start_call(self, place: Place, deadline_seconds: float) -> None:
+        self._in_start_call.add(place)
+        self._unsettled.add(place)
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await self._provider.start(place)
+            self._unsettled.discard(place)
+        except EngineRefused:
+            self._unsettled.discard(place)
+            raise
+        finally:
+            self._in_start_call.discard(place)
 
     async def _stop(self, action: Stop) -> None:
         began = self._clock.now_seconds()
@@ -90,6 +130,9 @@ class Acting:
                 await self._provider.stop(action.place)
 
         because, error_type = await self._outcome(work, "stop")
+        if error_type in ("", "stop_refused") and action.place in self._unsettled:
+            self._unsettled.discard(action.place)
+            self._settled_seconds[action.place] = self._clock.now_seconds()
         self._report(action, began, because, error_type, None)
 
     async def _outcome(self, work: Callable[[], object], verb: str) -> tuple[str, str]:
@@ -100,6 +143,8 @@ class Acting:
             return f"the {verb} did not end within its deadline", f"{verb}_timeout"
         except EngineUnreachable as trouble:
             return str(trouble), "engine_unreachable"
+        except OutOfMemory as trouble:
+            return str(trouble), "oom_killed"
         except EngineRefused as trouble:
             return str(trouble), f"{verb}_refused"
         except DispatcherError as trouble:

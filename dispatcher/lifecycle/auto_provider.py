@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dispatcher.errors import EngineUnreachable, causes_of
 from dispatcher.lifecycle.none_provider import NoneProvider
-from dispatcher.lifecycle.provider import Provider
+from dispatcher.lifecycle.provider import Answering, Provider
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 
 DETECT_SECONDS = 30.0
@@ -126,6 +126,10 @@ class AutoProvider:
         if self._current.name == "none" and self._silent and self._saw_real():
             raise EngineUnreachable(" ".join(self._silent.values()))
         return await self._current.list()
+
+    async def answers(self, place: Place, endpoint: str) -> bool | None:
+        current = self._current
+        return await current.answers(place, endpoint) if isinstance(current, Answering) else None
 
     async def start(self, place: Place) -> None:
         await self._current.start(place)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from dispatcher.errors import EngineAnswerUnreadable
 from dispatcher.lifecycle.engine_calls import named
 from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.engine import EngineSeen
@@ -15,6 +16,7 @@ SERVER_PREFIX = "docker:"
 MANAGED_LABEL = "dispatcher.managed"
 MODEL_LABEL = "dispatcher.model"
 ENDPOINT_LABEL = "dispatcher.endpoint"
+PAUSED = "its container is paused"
 _OLLAMA_PORT = "11434/tcp"
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _NANOSECONDS = 1e9
@@ -39,16 +41,51 @@ def inspected_place(inspected: Json) -> Place | None:
     return place_of(str(inspected.get("Name", "")).lstrip("/"), (inspected.get("Config") or {}).get("Labels"))
 
 
+def read_rows(answer: Any) -> list[dict[str, Any]]:
+    """The container list, or EngineAnswerUnreadable: a row that cannot be told may be a place of ours."""
+    if not isinstance(answer, list) or not all(_is_row(row) for row in answer):
+        raise EngineAnswerUnreadable("Docker's container list is not one; it is treated as no answer.")
+    return answer
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("Labels") or {}, dict):
+        return False
+    names = row.get("Names") or []
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+def read_inspected(answer: Any, name: str) -> dict[str, Any]:
+    """What names a container and tells its state is there, or EngineAnswerUnreadable. No labels at all is an answer."""
+    parts = answer if isinstance(answer, dict) else {}
+    state, config = parts.get("State"), parts.get("Config")
+    named_so = isinstance(parts.get("Name"), str) and parts["Name"].strip("/")
+    told = isinstance(state, dict) and isinstance(state.get("Running"), bool)
+    declared = isinstance(config, dict) and isinstance(config.get("Labels") or {}, dict)
+    if not (named_so and told and declared):
+        raise EngineAnswerUnreadable(
+            f"Docker's answer about {name} lacks its name, state or configuration; it is treated as no answer."
+        )
+    return parts
+
+
 def is_running(inspected: Json) -> bool:
+    """A paused one runs, too: it holds its memory and goes on some day."""
     state = inspected.get("State") or {}
-    return bool(state.get("Running")) and not state.get("Paused") and not state.get("Restarting")
+    return bool(state.get("Running")) and not state.get("Restarting")
+
+
+def is_paused(inspected: Json) -> bool:
+    return is_running(inspected) and bool((inspected.get("State") or {}).get("Paused"))
+
+
+def was_oom_killed(inspected: Json) -> bool:
+    return bool((inspected.get("State") or {}).get("OOMKilled"))
 
 
 def how_it_ended(inspected: Json) -> str:
     """In words; "" while it runs."""
     state = inspected.get("State") or {}
-    if state.get("Paused"):
-        return "paused: it neither answers nor frees its memory"
     if is_running(inspected):
         return ""
     if state.get("Status") == "created":
@@ -124,11 +161,12 @@ def seen_from_row(place: Place, row: Json, because: str) -> PlaceSeen:
     endpoint = (row.get("Labels") or {}).get(ENDPOINT_LABEL)
     return PlaceSeen(
         place=place,
-        running=state == "running",
+        running=state in ("running", "paused"),
         in_part=True,
+        answers=False if state == "paused" else None,
         paused=state == "paused",
         endpoint=endpoint,
-        because=because,
+        because=PAUSED if state == "paused" else because,
     )
 
 
@@ -140,11 +178,11 @@ def seen_of(
     stats: Json | None = None,
     engine: EngineSeen | None = None,
 ) -> PlaceSeen:
-    """One place. stats, engine: None when not asked or not answered."""
+    """One place. stats, engine: None when not asked or not answered; a paused one is not asked, it cannot answer."""
     state = inspected.get("State") or {}
-    running = is_running(inspected)
+    running, paused = is_running(inspected), is_paused(inspected)
     endpoint, no_endpoint = endpoint_of(inspected, remote_host)
-    answers = None if engine is None else engine.reachable
+    answers = False if paused else None if engine is None else engine.reachable
     loaded = named(engine.loaded, place.model) if engine is not None else None
     on_disk = engine.installed if engine is not None else None
     cpu_seconds, cpu_at_seconds = cpu_of(stats or {})
@@ -163,10 +201,10 @@ def seen_of(
         cpu_seconds_total=cpu_seconds,
         cpu_at_seconds=cpu_at_seconds,
         started_at_seconds=seconds_of(state.get("StartedAt")),
-        oom_killed=bool(state.get("OOMKilled")),
+        oom_killed=was_oom_killed(inspected),
         exit_code=None if state.get("Running") or state.get("Status") == "created" else state.get("ExitCode"),
         installed=None if on_disk is None else named(on_disk, place.model) is not None,
-        paused=bool(state.get("Paused")),
+        paused=paused,
         version=engine.version if engine is not None else None,
-        because="; ".join(words for words in (how_it_ended(inspected), no_endpoint, silent) if words),
+        because="; ".join(words for words in (PAUSED * paused, how_it_ended(inspected), no_endpoint, silent) if words),
     )

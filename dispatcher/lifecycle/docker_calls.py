@@ -24,7 +24,7 @@ from docker.errors import APIError, InvalidVersion, NotFound
 from urllib3.exceptions import ReadTimeoutError
 
 from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable
-from dispatcher.lifecycle.docker_answers import MANAGED_LABEL
+from dispatcher.lifecycle.docker_answers import MANAGED_LABEL, read_inspected, read_rows
 from dispatcher.vocabulary.address import is_loopback
 
 MAX_CALLS = 8  # threads at once, the abandoned ones included
@@ -52,13 +52,13 @@ class Engine:
         """All that carry our label and these, stopped ones too; rows of `docker ps`. (containers.list() of the SDK
         inspects each and raises 404 when one vanishes meanwhile.)"""
         self._patience()
-        return list(_reading(lambda: self._api.containers(all=True, filters={"label": _wanted(labels)})))
+        return read_rows(_reading(lambda: self._api.containers(all=True, filters={"label": _wanted(labels)})))
 
     def inspect(self, name: str) -> dict[str, Any] | None:
-        """None when there is none."""
+        """None when there is none. EngineAnswerUnreadable as any call that reads: it is no answer of Docker's."""
         self._patience()
         try:
-            return dict(_reading(lambda: self._api.inspect_container(name)))
+            return read_inspected(_reading(lambda: self._api.inspect_container(name)), name)
         except NotFound:
             return None
 

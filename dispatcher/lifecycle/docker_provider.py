@@ -12,19 +12,22 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
+from dispatcher.errors import EngineAnswerUnreadable, EngineRefused, EngineUnreachable, OutOfMemory, PlaceNotOurs
 from dispatcher.lifecycle.docker_answers import (
     MODEL_LABEL,
+    PAUSED,
     SERVER_PREFIX,
     Json,
     endpoint_of,
     how_it_ended,
     inspected_place,
+    is_paused,
     is_running,
     place_of,
     row_name,
     seen_from_row,
     seen_of,
+    was_oom_killed,
 )
 from dispatcher.lifecycle.docker_calls import DockerCalls, DockerEvents, Engine
 from dispatcher.lifecycle.engine_calls import EngineCalls
@@ -86,13 +89,15 @@ class DockerProvider:
                 seen = await _all(self._see(row, until_seconds) for row in rows)
         except EngineRefused as cause:
             raise EngineUnreachable(f"{cause}. A filtering proxy must allow GET /containers/json.") from cause
+        except EngineAnswerUnreadable as cause:
+            raise EngineUnreachable(str(cause)) from cause
         except TimeoutError as cause:
             raise EngineUnreachable(f"Docker did not list its containers within {timeout_seconds:g} s.") from cause
         return sorted((place for place in seen if place is not None), key=lambda one: one.place)
 
     async def _see(self, row: Json, until_seconds: float) -> PlaceSeen | None:
         """None: no place (no model label), or gone since the list. A container that Docker does not inspect in half the
-        time left is told by its row alone, and does not hold up the others."""
+        time left, or not in its protocol, is told by its row alone, and does not hold up the others."""
         place = place_of(name := row_name(row), row.get("Labels"))
         if place is None:
             if name not in self._unlabelled:
@@ -105,18 +110,21 @@ class DockerProvider:
                 what=f"inspect {name}",
                 deadline_seconds=_share(until_seconds, 0.5),
             )
-        except (EngineUnreachable, EngineRefused) as cause:
+        except (EngineUnreachable, EngineRefused, EngineAnswerUnreadable) as cause:
             return seen_from_row(place, row, str(cause))
         if inspected is None or inspected_place(inspected) != place:
             return None
-        if not is_running(inspected):
-            return seen_of(place, inspected, remote_host=self._calls.remote_host)
-        return await self._see_running(place, inspected, until_seconds)
+        try:
+            if not is_running(inspected):
+                return seen_of(place, inspected, remote_host=self._calls.remote_host)
+            return await self._see_running(place, inspected, until_seconds)
+        except (AttributeError, KeyError, TypeError, ValueError) as cause:  # fields of other types than Docker's
+            return seen_from_row(place, row, f"Docker's answer about {name} cannot be read ({cause!r})")
 
     async def _see_running(self, place: Place, inspected: Json, until_seconds: float) -> PlaceSeen:
         endpoint, _ = endpoint_of(inspected, self._calls.remote_host)
         share_seconds = min(_LOOK_SECONDS, _share(until_seconds, 0.8))
-        engine = await self._look_at(endpoint, share_seconds)
+        engine = None if is_paused(inspected) else await self._look_at(endpoint, share_seconds)
         run = (_container(place), str((inspected.get("State") or {}).get("StartedAt")))
         return seen_of(
             place, inspected, remote_host=self._calls.remote_host, stats=self._newest_stats(*run), engine=engine
@@ -147,6 +155,11 @@ class DockerProvider:
             return None
         return await self._look(endpoint, deadline_seconds=deadline_seconds, details=True)
 
+    async def answers(self, place: Place, endpoint: str) -> bool | None:
+        """As its model server says, whatever Docker does."""
+        engine = await self._look(endpoint, deadline_seconds=_LOOK_SECONDS, details=False)
+        return engine.reachable
+
     async def start(self, place: Place) -> None:
         name = _container(place)
 
@@ -169,7 +182,10 @@ class DockerProvider:
     async def load(self, place: Place, num_ctx: int) -> float:
         inspected = await self._inspect(place)
         if not is_running(inspected):
-            raise EngineRefused(f"{place} cannot load {place.model}: it is {how_it_ended(inspected)}.")
+            kind = OutOfMemory if was_oom_killed(inspected) else EngineRefused
+            raise kind(f"{place} cannot load {place.model}: it is {how_it_ended(inspected)}.")
+        if is_paused(inspected):
+            raise EngineRefused(f"{place} cannot load {place.model}: {PAUSED}.")
         endpoint, no_endpoint = endpoint_of(inspected, self._calls.remote_host)
         if endpoint is None:
             raise EngineRefused(f"{place} cannot be asked to load {place.model}: {no_endpoint}.")
@@ -179,32 +195,36 @@ class DockerProvider:
         try:
             await asyncio.wait({load, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not load.done():
-                raise EngineRefused(f"{place} ended while {place.model} was loading: {watch.result()}.")
+                raise watch.result()
             try:
                 return load.result()
             except EngineUnreachable as cause:  # cut off: by its end, perhaps, which Docker learns a little later
                 await asyncio.wait({watch}, timeout=_CUT_SECONDS)
                 if not watch.done():
                     raise
-                raise EngineRefused(f"{place} ended while {place.model} was loading: {watch.result()}.") from cause
+                raise watch.result() from cause
         finally:
             load.cancel()
             watch.cancel()
             await asyncio.gather(load, watch, return_exceptions=True)
 
-    async def _until_it_ends(self, place: Place, started: Any) -> str:
-        """How it ended. A Docker that does not answer ends nothing."""
+    async def _until_it_ends(self, place: Place, started: Any) -> EngineRefused:
+        """How it ended. A Docker that does not answer ends nothing, and neither does a pause: the load waits."""
         while True:
-            with contextlib.suppress(EngineUnreachable):
+            with contextlib.suppress(EngineUnreachable, EngineAnswerUnreadable):
                 if ended := await self._ended(place, started):
                     return ended
             await asyncio.sleep(_WATCH_SECONDS)
 
-    async def _ended(self, place: Place, started: Any) -> str:
-        """ "" while it runs as it did."""
+    async def _ended(self, place: Place, started: Any) -> EngineRefused | None:
+        """None while it runs as it did."""
         inspected = await self._inspect(place)
         restarted = (inspected.get("State") or {}).get("StartedAt") != started
-        return how_it_ended(inspected) or ("it was started anew meanwhile" if restarted else "")
+        ended = how_it_ended(inspected) or ("it was started anew meanwhile" if restarted else "")
+        if not ended:
+            return None
+        kind = OutOfMemory if was_oom_killed(inspected) else EngineRefused
+        return kind(f"{place} ended while {place.model} was loading: {ended}.")
 
     async def _inspect(self, place: Place) -> Json:
         return await self._calls.run(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import httpx
 
-from dispatcher.errors import EngineAnswerUnreadable, EngineRefused, EngineUnreachable
+from dispatcher.errors import EngineAnswerUnreadable, EngineRefused, EngineUnreachable, OutOfMemory
 from dispatcher.vocabulary.engine import LoadedModel
 from dispatcher.wire import ollama
 
@@ -21,6 +21,7 @@ _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 1.0  # a paused container accepts and stays silent (tests/fixtures/ollama, rule 22)
 _POLL_FIRST_SECONDS = 0.05
 _POLL_LAST_SECONDS = 0.2
+_KILLED = "signal: killed"  # rule 21: all that a container limit leaves to be seen
 
 
 class EngineCalls:
@@ -129,4 +130,6 @@ def _check(answer: httpx.Response, what: str) -> None:
 
 def _refusal(answer: httpx.Response, what: str) -> EngineRefused:
     words = ollama.error_text(answer.content) or answer.reason_phrase
-    return EngineRefused(f"{words} (status {answer.status_code}; asked to {what})", status=answer.status_code)
+    killed = ollama.is_memory_refusal(answer.status_code, answer.content) and _KILLED in words
+    kind = OutOfMemory if killed else EngineRefused  # its guard, which refuses beforehand, kills nothing
+    return kind(f"{words} (status {answer.status_code}; asked to {what})", status=answer.status_code)

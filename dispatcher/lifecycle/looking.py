@@ -19,11 +19,20 @@ from dispatcher.vocabulary.fleet import Lease, Place, PlaceSeen, PlaceState
 
 
 class Looking:
-    """busy: whether a task of ours is at work on a place."""
+    """busy: whether a task of ours is at work on a place. may_yet_run: whether a start of ours may still bring it up,
+    for all that a look that began then knows."""
 
-    def __init__(self, tenancy: Tenancy, *, busy: Callable[[Place], bool], emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        tenancy: Tenancy,
+        *,
+        busy: Callable[[Place], bool],
+        emit: Callable[[Event], None],
+        may_yet_run: Callable[[Place, float], bool] = lambda place, began_seconds: False,
+    ) -> None:
         self._tenancy = tenancy
         self._busy = busy
+        self._may_yet_run = may_yet_run
         self._emit = emit
         self._restoring: list[Lease] = []
         self._unplaced: list[Lease] = []  # promised again, their memory not yet reserved again
@@ -67,7 +76,8 @@ class Looking:
         elif began_seconds <= resident.residency.since_seconds:
             return
         elif state in (PlaceState.STOPPING, PlaceState.STUCK) and not seen.running:
-            tenancy.stopped(place, "stopped")
+            if not self._may_yet_run(place, began_seconds):
+                tenancy.stopped(place, "stopped")
         elif state in (PlaceState.READY, PlaceState.DRAINING) and not seen.running:
             self._gone(seen, now_seconds)
         elif state is PlaceState.READY and seen.loaded is False:
@@ -82,6 +92,9 @@ class Looking:
         num_ctx = max(leased, seen.loaded_num_ctx or (0 if leased else DEFAULT_NUM_CTX))
         tenancy.ledger = book.adopted(tenancy.ledger, place, tenancy.budget_bytes(place, num_ctx))
         tenancy.residents[place] = replace(tenancy.residents[place], num_ctx=num_ctx, start_cause="adopted")
+        if seen.paused:  # it holds its memory, and what it has loaded is seen once it goes on; until then it is silent
+            tenancy.turn(place, "loaded", "found running, and its container is paused")
+            return
         tenancy.turn(place, "seen_running", "found running")
         if seen.loaded and (seen.loaded_num_ctx or num_ctx) >= num_ctx:  # else a reload was promised before a restart
             tenancy.ready(place, None)

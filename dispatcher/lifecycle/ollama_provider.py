@@ -20,6 +20,7 @@ from dispatcher.vocabulary.fleet import Place, PlaceSeen
 from dispatcher.vocabulary.settings import LifecycleSettings
 
 _DEFAULT_PORT = 11434
+_LOOK_SECONDS = 2.0
 
 
 class OllamaProvider:
@@ -80,6 +81,10 @@ class OllamaProvider:
             version=engine.version,
             because=f"not installed there; try: ollama pull {model}" if installed is False and not loaded else "",
         )
+
+    async def answers(self, place: Place, endpoint: str) -> bool | None:
+        engine = await self._look(endpoint, deadline_seconds=_LOOK_SECONDS, details=False)
+        return engine.reachable
 
     async def start(self, place: Place) -> None:
         """The server runs already; only `load` brings the model up."""

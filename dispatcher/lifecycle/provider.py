@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dispatcher.vocabulary.engine import EngineSeen
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 
 # telemetry's look(endpoint, *, deadline_seconds, details), handed in: wet rooms do not import each other.
 Look = Callable[..., Awaitable[EngineSeen]]
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A provider whose places can be asked for a sign of life without asking the engine that lists them."""
+
+    async def answers(self, place: Place, endpoint: str) -> bool | None:
+        """Within two seconds; None: nobody can tell. Never raises for what the model server does."""
 
 
 class Provider(Protocol):

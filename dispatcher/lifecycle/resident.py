@@ -64,7 +64,9 @@ def _completed(seen: PlaceSeen, before: PlaceSeen) -> PlaceSeen:
     """A look in part, with what was known before of the same run: an engine that falls silent in the middle of a look
     takes no address and no limit away from a model that goes on answering."""
     if seen.running and before.running:
-        return replace(before, paused=seen.paused)
+        if seen.paused or before.paused:
+            return replace(before, paused=seen.paused, answers=seen.answers, because=seen.because)
+        return before
     return replace(
         seen,
         endpoint=seen.endpoint or before.endpoint,
@@ -120,14 +122,16 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         eta = max(0.0, resident.expected_ready_at_seconds - shown.now_seconds)
     quarantined = resident.state is PlaceState.QUARANTINED
     busy_by_cpu = resident.state is PlaceState.READY and cpu.value is not None and cpu.value > shown.busy_cores
+    silent = seen.running and seen.answers is False
+    left_alone = seen.paused and resident.state is PlaceState.READY  # to whoever paused it: only a stop by hand ends it
     return PlaceView(
         place=resident.place,
         state=resident.state,
         since_seconds=residency.since_seconds,
-        because=residency.because or seen.because,
+        because=(seen.because if silent else "") or residency.because or seen.because,
         endpoint=seen.endpoint,
         installed=seen.installed,
-        answers=not (seen.running and seen.answers is False),
+        answers=not silent,
         num_ctx=resident.num_ctx,
         parallel=shown.parallel,
         budget_bytes=shown.budget_bytes,
@@ -137,7 +141,7 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         leased_until_seconds=shown.leased_until_seconds,
         in_flight=shown.in_flight,
         cpu_cores=cpu,
-        busy=shown.leases > 0 or shown.in_flight > 0 or busy_by_cpu,
+        busy=shown.leases > 0 or shown.in_flight > 0 or busy_by_cpu or left_alone,
         pinned=shown.pinned,
         dwell_until_seconds=resident.dwell_until_seconds,
         claimed_until_seconds=shown.claim.until_seconds if shown.claim else None,

@@ -185,6 +185,8 @@ class Tenancy:
         holding = self.ledger.holdings.get(place)
         if holding is not None and holding.taken_by is not None:
             return f"{place} is making room for {holding.taken_by.model}"
+        if resident.seen.running and resident.seen.paused:
+            return f"{place} is silent: its container is paused"
         now = self._clock.now_seconds()
         for claim in self.promises.claims(now):
             if place in claim.victims and claim.decision_id != decision_id:
@@ -291,7 +293,7 @@ class Tenancy:
             dwell_until_seconds=now + dwell,
             turns_at_seconds=turns,
             expected_ready_at_seconds=None,
-            residency=replace(resident.residency, retry_at_seconds=0.0, quarantined_until_seconds=0.0),
+            residency=replace(resident.residency, retry_at_seconds=0.0, quarantined_until_seconds=0.0, failure=""),
         )
         if place in self.ledger.holdings:  # a reload counted as the larger of two until now
             self.ledger = book.adopted(self.ledger, place, self.budget_bytes(place, num_ctx))
@@ -317,8 +319,16 @@ class Tenancy:
         )
         if not self.promises.on(place):
             self.release(place)
-        self.turn(place, "seen_stopped", because)
+        self.turn(place, "seen_stopped", self._failure(resident, now) or because)
         self._wake()  # a grantee may be waiting for exactly this
+
+    def _failure(self, resident: Resident, now_seconds: float) -> str:
+        """Why it was stopped, when that was a failure or it may not start again yet because of one; else ""."""
+        residency = resident.residency
+        if resident.state not in (PlaceState.STOPPING, PlaceState.STUCK):
+            return ""
+        waits = now_seconds < max(residency.retry_at_seconds, residency.quarantined_until_seconds)
+        return residency.failure if waits or resident.stop_cause == "failed" else ""
 
     def start_failed(self, place: Place, because: str, *, its_own: bool = True) -> None:
         """Its leases end, what half-started is stopped, the next try waits for its backoff.
@@ -333,7 +343,7 @@ class Tenancy:
             return
         pause = self._settings().lifecycle.backoff_min_seconds
         residency = self.residents[place].residency
-        self.write(place, replace(residency, retry_at_seconds=self._clock.now_seconds() + pause))
+        self.write(place, replace(residency, retry_at_seconds=self._clock.now_seconds() + pause, failure=because))
 
     def count_failure(self, place: Place, because: str) -> None:
         residency = self.residents[place].residency

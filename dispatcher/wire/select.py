@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import accumulate
 from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -27,12 +28,14 @@ MAX_BODY_SECONDS = 30.0
 MAX_JSON_DEPTH = 64
 MAX_WAIT_SECONDS = 280.0  # n8n gives up after 300 s without headers
 MAX_LEASE_SECONDS = 900.0
+MAX_DURATION_SECONDS = 604_800  # a week
+MAX_MESSAGES = 10_000  # and pieces of one message: more are seconds of work and no conversation
 DEFAULT_DECISIONS = 50
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # it stands in tables and labels
 _Name = Annotated[str, Meta(max_length=200, pattern=_PRINTABLE)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-_Counted = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+_Counted = Annotated[int, Meta(ge=0, le=10_000_000)]
 _AskedComplexity = Literal["simple", "moderate", "complex", "ambiguous", "low", "medium", "high"]
 _COMPLEXITY: dict[str, Complexity] = {
     "low": "simple",
@@ -55,14 +58,17 @@ class Message(Struct):
     """One message in either surface's form. Other keys (name, tool_calls, images …) are the model's, not ours."""
 
     role: str = "user"
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Meta(max_length=MAX_MESSAGES)] | None = None
+
+
+_Messages = Annotated[list[Message], Meta(max_length=MAX_MESSAGES)]
 
 
 class SelectBody(Struct, forbid_unknown_fields=True):
     """What /select may be asked. Every field is optional; null is as good as absent."""
 
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: _Messages | None = None
     task: Task | None = None
     complexity: _AskedComplexity | None = None
     prefer: Prefer | None = None
@@ -85,7 +91,7 @@ class OutcomeBody(Struct, forbid_unknown_fields=True):
 
     decision_id: Annotated[str, Meta(min_length=1, max_length=200)]
     status: Literal["ok", "error", "timeout", "cancelled"]
-    duration_seconds: Annotated[float, Meta(ge=0)]
+    duration_seconds: Annotated[float, Meta(ge=0, le=MAX_DURATION_SECONDS)]  # 0: not timed
     output_tokens: _Counted | None = None
     prompt_tokens: _Counted | None = None
     quality: Annotated[float, Meta(ge=0, le=10)] | None = None
@@ -105,7 +111,7 @@ class PerformanceQuery(Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeReport:
-    """duration_seconds: request to last byte, as the caller saw it. quality: 0..10. None: not said."""
+    """duration_seconds: request to last byte, as the caller saw it; 0: not timed. quality: 0..10. None: not said."""
 
     decision_id: str
     status: Literal["ok", "error", "timeout", "cancelled"]
@@ -117,7 +123,7 @@ class OutcomeReport:
 
 _ALLOWED = {  # in words, where the type alone would not say it
     "prompt": "text",
-    "messages": 'a list of {"role": …, "content": text or a list of {"type": "text", "text": …}}',
+    "messages": 'a list of at most 10000 {"role": …, "content": text or as many {"type": "text", "text": …}}',
     "task": f"one of {', '.join(TASKS)}",
     "complexity": "one of simple, moderate, complex, ambiguous (or low, medium, high)",
     "prefer": "one of speed, balanced, quality",
@@ -135,19 +141,20 @@ _ALLOWED = {  # in words, where the type alone would not say it
     "soft": "true or false",
     "decision_id": "the decision_id of an answer of /select",
     "status": "one of ok, error, timeout, cancelled",
-    "duration_seconds": "a number of at least 0",
-    "output_tokens": "a whole number of at least 0",
-    "prompt_tokens": "a whole number of at least 0",
+    "duration_seconds": "a number above 0, at most 604800; 0 if it was not timed",
+    "output_tokens": "a whole number from 0 to 10000000",
+    "prompt_tokens": "a whole number from 0 to 10000000",
     "quality": "a number from 0 to 10",
     "limit": "a whole number from 1 to 1000",
     "since": "Unix seconds, or a time as 2026-01-31T14:02:10Z",
     "agent_type": "text of at most 200 characters",
 }
+_FLAGS = frozenset({"start", "dry_run", "soft"})  # a bare `?dry_run` means what it looks like
 _SECRET = frozenset({"prompt", "messages"})  # the caller's words are not repeated, not even to the caller
 
 _select_decoder = msgspec.json.Decoder(SelectBody)
 _outcome_decoder = msgspec.json.Decoder(OutcomeBody)
-_messages_decoder = msgspec.json.Decoder(list[Message])
+_messages_decoder = msgspec.json.Decoder(_Messages)
 _NOTHING = SelectBody()
 
 
@@ -158,9 +165,9 @@ def asked_from_body(body: bytes) -> tuple[Asked, bool]:
 
 def asked_from_query(pairs: Iterable[tuple[str, str]]) -> tuple[Asked, bool]:
     """As asked_from_body, from decoded query parameters. `requires` may repeat or carry commas, `messages` is JSON
-    text, an empty parameter is not said. Raises AskInvalid."""
+    text, a bare `dry_run`, `start` or `soft` is true; anything else empty is refused. Raises AskInvalid."""
     given: dict[str, object] = {}
-    for name, value in _each_once(pairs, repeatable="requires"):
+    for name, value in _each_once(SelectBody, pairs, repeatable="requires"):
         if name == "requires":
             words = [word.strip() for word in value.split(",") if word.strip()]
             given[name] = [*cast("list[str]", given.get(name, [])), *words]
@@ -186,13 +193,13 @@ def outcome_from_body(body: bytes) -> OutcomeReport:
 
 def decisions_from_query(pairs: Iterable[tuple[str, str]]) -> tuple[int, str | None, float | None]:
     """limit, model, since as Unix seconds. Raises AskInvalid."""
-    told = _converted(DecisionsQuery, dict(_each_once(pairs)))
+    told = _converted(DecisionsQuery, dict(_each_once(DecisionsQuery, pairs)))
     return told.limit or DEFAULT_DECISIONS, told.model, None if told.since is None else _moment(told.since)
 
 
 def performance_from_query(pairs: Iterable[tuple[str, str]]) -> tuple[str | None, str | None, str | None]:
     """agent_type, model, task. Raises AskInvalid."""
-    told = _converted(PerformanceQuery, dict(_each_once(pairs)))
+    told = _converted(PerformanceQuery, dict(_each_once(PerformanceQuery, pairs)))
     return told.agent_type, told.model, told.task
 
 
@@ -200,10 +207,12 @@ def depth_exceeds(body: bytes, limit: int) -> bool:
     """Whether arrays and objects nest deeper than `limit`. All in C, and only looked at where it could be so."""
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
-    bare = re.sub(rb'"(?:[^"\\]|\\.)*+"', b"", body, flags=re.DOTALL).translate(None, delete=_NOT_BRACKETS)
+    bare = _STRING.sub(b"", body).translate(None, delete=_NOT_BRACKETS)
     return max(accumulate(map(_DEPTH_OF.__getitem__, bare)), default=0) > limit
 
 
+# One that is not closed goes on to the end: starting again at every quote in it would take the square of its length.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DEPTH_OF = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
@@ -253,7 +262,7 @@ def _decoded(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as problem:
-        raise AskInvalid(_told(str(problem), _values(body), decoder.type)) from None
+        raise AskInvalid(_told(str(problem), lambda: _values(body, decoder.type), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise AskInvalid(f"the body is not JSON: {problem}") from None
 
@@ -264,7 +273,7 @@ def _converted(shape: type[S], given: dict[str, Any]) -> S:
         told = msgspec.convert(given, shape, strict=False)
     except msgspec.ValidationError as problem:
         shown = {name: value if isinstance(value, str) else str(value) for name, value in given.items()}
-        raise AskInvalid(_told(str(problem), shown, shape)) from None
+        raise AskInvalid(_told(str(problem), lambda: shown, shape)) from None
     for name in shape.__struct_fields__:
         value = getattr(told, name)
         if isinstance(value, float) and not isfinite(value):
@@ -283,41 +292,57 @@ def _decoded_messages(value: str) -> object:
     raise AskInvalid(f"messages: what was sent is not it; as JSON text, {_ALLOWED['messages']}")
 
 
-def _each_once(pairs: Iterable[tuple[str, str]], repeatable: str = "") -> Iterable[tuple[str, str]]:
+def _each_once(
+    shape: type[Struct], pairs: Iterable[tuple[str, str]], repeatable: str = ""
+) -> Iterable[tuple[str, str]]:
+    """An unknown name passes: the conversion refuses it with a suggestion."""
     seen = set()
     for name, value in pairs:
         if name in seen and name != repeatable:
             raise AskInvalid(f"{name}: given more than once; say it once")
         seen.add(name)
-        if value != "":
-            yield name, value
+        if value == "" and name in _FLAGS:
+            value = "true"
+        if value == "" and name in shape.__struct_fields__:
+            raise AskInvalid(f"{name}: empty; {_ALLOWED[name]}, or leave it out")
+        yield name, value
 
 
 _PATH = re.compile(r" - at `\$\.?(\w+)?.*`$")
-_UNKNOWN = re.compile(r"unknown field `(.*?)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]{0,61})")  # cut: the rest of a long name is not looked at
+SHOWN_BYTES = 256  # more than 61 letters of any script
+_PATH_LETTERS = 200  # at the end of msgspec's words
 _MISSING = re.compile(r"missing required field `(.*?)`")
 
 
-def _values(body: bytes) -> dict[str, str] | None:
-    """Each field's value as it was written; None when the body is no object."""
+def _values(body: bytes, shape: type[Struct]) -> dict[str, str] | None:
+    """The beginning of each known field's value as it was written; None when the body is no object."""
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        fields = msgspec.json.decode(body, type=_unread(shape))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return {name: bytes(value).decode(errors="replace") for name, value in fields.items()}
+    raw = {name: memoryview(getattr(fields, name)) for name in shape.__struct_fields__}
+    return {name: bytes(value[:SHOWN_BYTES]).decode(errors="replace") for name, value in raw.items()}
 
 
-def _told(problem: str, values: dict[str, str] | None, shape: type[Struct]) -> str:
+@cache
+def _unread(shape: type[Struct]) -> type[Struct]:
+    """The same fields, each as its bytes; unlike with a dict, a million other names cost no memory."""
+    return msgspec.defstruct(f"{shape.__name__}Unread", [(name, msgspec.Raw, b"") for name in shape.__struct_fields__])
+
+
+def _told(problem: str, values_told: Callable[[], dict[str, str] | None], shape: type[Struct]) -> str:
     """msgspec's words, made ours: the field, the value, what is allowed."""
     known = shape.__struct_fields__
-    unknown, missing, at = _UNKNOWN.search(problem), _MISSING.search(problem), _PATH.search(problem)
+    unknown, missing, at = _UNKNOWN.search(problem), _MISSING.search(problem), _PATH.search(problem[-_PATH_LETTERS:])
     if unknown:
-        near = difflib.get_close_matches(unknown[1], known, n=1)
+        near = difflib.get_close_matches(unknown[1][:60], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return f"{_short(unknown[1])}: no such field; {hint}"
     if missing:
         return f"{missing[1]}: missing; {_ALLOWED.get(missing[1], 'it is required')}"
     name = at[1] if at else None
+    values = values_told()
     if name is None or values is None:
         return "the body is not a JSON object; send {} for all defaults"
     shown = "what was sent" if name in _SECRET else _short(values.get(name, ""))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+from math import inf, isfinite, nan
+
 import pytest
 
 from dispatcher.control.tally import OOM_FACTOR, Tally
@@ -310,3 +313,56 @@ def test_a_duration_that_is_none_teaches_nothing(bad):
     tally = a_tally(a_completed(duration_seconds=bad, output_tokens=100))
 
     assert {} == tally.profiles(NOW).rates
+
+
+# ── rows that cannot be ──
+
+ABSURD_SECONDS = (0.0, -1.0, 5e-324, 1e-9, 8.0, 604_801.0, 1e308, inf, -inf, nan)
+ABSURD_TOKENS = (None, -5, 0, 1, 100, 10_000_000, 10**12, 10**400)
+
+
+def numbers_of(profiles) -> list[float]:
+    speed = profiles.host_speed
+    learned = [getattr(rates, name).value for rates in profiles.rates.values() for name in rates.__slots__]
+    host = [speed.t0_seconds, speed.bandwidth_bytes_per_second, speed.prefill_factor, speed.disk_bytes_per_second]
+    return [value for value in (*learned, *host) if value is not None]
+
+
+def test_no_stored_row_makes_the_tally_fail_or_teaches_it_what_cannot_be():
+    tally = a_tally(timed(20.0))
+    for seconds, tokens, at_seconds in itertools.product(ABSURD_SECONDS, ABSURD_TOKENS, (NOW, 1e308, nan, -1.0)):
+        timings = Timings(prompt_eval_seconds=seconds, eval_seconds=seconds, prompt_tokens=tokens, output_tokens=tokens)
+        for said in (None, timings):
+            told = {"duration_seconds": seconds, "prompt_tokens": tokens, "output_tokens": tokens}
+            tally.on_event(a_completed(at_seconds=at_seconds, timings=said, **told), at_seconds)
+        tally.on_event(a_start(at_seconds=at_seconds, seconds=seconds), at_seconds)
+        tally.on_event(a_stop(at_seconds=at_seconds, seconds=seconds), at_seconds)
+        profiles = tally.profiles(NOW)
+        assert all(isfinite(value) and value >= 0 for value in numbers_of(profiles)), (seconds, tokens, at_seconds)
+        assert profiles.footprint_bytes(LLAMA_MODEL, 4096, 1) > 0
+
+    assert 100_000 >= rates(tally).decode_tokens_per_second.value >= 0.001
+
+
+@pytest.mark.parametrize("rate", [0.0005, 100_001.0, 1e300])
+def test_a_rate_no_machine_has_is_no_sample(rate):
+    tally = a_tally(timed(rate, prompt_tokens=500, prefill=rate))
+
+    assert 0 == rates(tally).decode_tokens_per_second.n
+    assert 0 == rates(tally).prefill_tokens_per_second.n
+
+
+def test_a_duration_of_0_is_not_timed():
+    assert LLAMA not in a_tally(a_completed(duration_seconds=0.0, output_tokens=100)).profiles(NOW).rates
+
+
+def test_peaks_that_cannot_be_are_not_restored_and_none_grows_without_end():
+    tally = a_tally()
+    key = (LLAMA_MODEL, 4096, 1)
+    for value in (inf, nan, -1.0, 1e308, None):
+        tally.restore_peaks({key: Measured(value=value, n=3)})
+        assert key not in tally.profiles(NOW).peaks
+    for _ in range(4000):
+        tally.learn_oom(*key)
+
+    assert tally.profiles(NOW).footprint_bytes(*key) <= 2**51

@@ -1,4 +1,4 @@
-"""SIGTERM, once and twice, while requests wait: what is open finishes or is told how far it has come; nobody gets a 500."""
+"""SIGTERM, once and twice, while requests wait: what is open finishes, or is told how far it has come; no 500s."""
 
 from __future__ import annotations
 

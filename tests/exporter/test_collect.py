@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.event import Relayed, Reloaded, Turned
 from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.profile import Success
@@ -216,3 +217,20 @@ def test_queues_and_the_process_speak_through_their_callables(world):
     assert 1.0 == world.value("dispatcher_build_info", version="1.2.3")
     assert 20.0 == world.value("ollama_generation_speed_tokens_per_second", model="llama3.2:3b")
     assert 1.0 == world.value("dispatcher_event_loop_lag_seconds_count")
+
+
+def test_an_end_that_cannot_be_counts_as_a_request_and_as_no_measurement(world):
+    model = {"model": "llama3.2:3b"}
+    absurd = Timings(total_seconds=1e308, load_seconds=1e308, prompt_eval_seconds=1e308, eval_seconds=1e-9)
+    for duration_seconds in (1e308, 5e-324, 0.0):
+        told = {"duration_seconds": duration_seconds, "output_tokens": 10**7, "prompt_tokens": 10**400}
+        for _ in range(2):
+            world.tell(a_completed(timings=absurd, predicted_seconds=10.0, **told))
+
+    assert 6.0 == world.value("ollama_requests_total", status="ok", **model)
+    assert 2.0 == world.value("ollama_request_duration_seconds_count", **model)
+    assert 0.0 == world.value("ollama_generated_tokens_total", **model)
+    assert 0.0 == world.value("ollama_eval_duration_seconds_total", **model)
+    assert 0.0 == world.value("ollama_prompt_tokens_total", **model)
+    values = [value for (name, *_), value in world.samples().items() if not name.endswith("_bucket")]
+    assert all(abs(value) < 1e15 for value in values)

@@ -118,3 +118,30 @@ async def test_a_folder_that_cannot_be_made_is_said_and_heals_without_a_restart(
     assert await store.record_outcome(a_completed())
     assert store.failing is None
     store.close()
+
+
+async def test_a_file_that_only_a_reader_finds_broken_is_set_aside_too(path):
+    with an_open_store(path) as store:
+        for number in range(300):
+            store.append(a_decided(f"d-{number}"))
+        await store.flush()
+        rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        overwrite_middle(path)
+        with pytest.raises(HistoryUnavailable, match="malformed"):
+            await store.decisions(1000)
+
+        await store.flush()  # written after the look that was asked for
+
+        assert [] == await store.decisions(1000)
+        assert 1 == len(store.set_aside)
+
+
+async def test_a_readers_word_against_a_sound_file_changes_nothing(path):
+    with an_open_store(path) as store:
+        store.append(a_decided("d-1"))
+        await store.flush()
+        store._writer.suspect(path.stat().st_ino)
+        await store.flush()
+
+        assert () == store.set_aside
+        assert 1 == len(await store.decisions(10))

@@ -180,18 +180,22 @@ async def test_a_stopped_place_tells_how_it_ended(model_containers, provider):
     assert fresh.endpoint == stopped.endpoint
 
 
-async def test_a_paused_place_is_not_running_and_is_not_asked(model_containers, provider):
+async def test_a_paused_place_runs_on_silently_and_can_only_be_stopped(model_containers, provider):
     container = model_containers()
     await provider.start(place_of(container))
     container.engine.client.api.pause(container.name)
     paused = await seen_of(provider, container)
 
-    assert (False, True, None) == (paused.running, paused.paused, paused.answers)
-    assert "paused" in paused.because
+    assert (True, True, False) == (paused.running, paused.paused, paused.answers)
+    assert "its container is paused" == paused.because
     with pytest.raises(EngineRefused, match="paused"):
         await provider.start(place_of(container))
     with pytest.raises(EngineRefused, match="paused"):
         await provider.load(place_of(container), 4096)
+
+    await provider.stop(place_of(container))
+    stopped = await seen_of(provider, container)
+    assert (False, False) == (stopped.running, stopped.paused)
 
 
 async def test_a_place_that_does_not_answer_yet_runs_and_does_not_answer(model_containers, provider):

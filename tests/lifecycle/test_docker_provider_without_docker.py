@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
+from dispatcher.errors import EngineAnswerUnreadable, EngineRefused, EngineUnreachable, OutOfMemory, PlaceNotOurs
 from dispatcher.lifecycle.docker_calls import MAX_CALLS
 from dispatcher.lifecycle.docker_provider import DockerProvider
 from dispatcher.vocabulary.engine import EngineSeen
@@ -201,3 +201,54 @@ async def test_closing_ends_the_event_stream_at_once(docker, provider):
 
     assert not waking.done()
     waking.cancel()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param({"Name": None}, id="no name"),
+        pytest.param({"Name": 7}, id="a number for a name"),
+        pytest.param({"State": "running"}, id="state is no object"),
+        pytest.param({"State": None}, id="no state"),
+        pytest.param({"State": {"Running": None}}, id="nobody knows whether it runs"),
+        pytest.param({"Config": None}, id="no configuration"),
+        pytest.param({"Config": {"Labels": ["dispatcher.managed"]}}, id="labels are a list"),
+        pytest.param({"HostConfig": [], "NetworkSettings": 3}, id="networks are a number"),
+        pytest.param({"HostConfig": {"PortBindings": {"11434/tcp": 5}}, "NetworkSettings": None}, id="bindings"),
+    ],
+)
+async def test_an_inspection_that_cannot_be_read_leaves_the_place_as_its_row_tells_it(docker, provider, spoil):
+    docker.declare("llama", "llama3.2:3b", status="running")
+    docker.declare("phi", "phi3:mini")
+    docker.inspected["llama"] = {**docker.inspected["llama"], **spoil}
+
+    llama, phi = await provider.list()
+
+    assert ("docker:llama", True, True) == (llama.place.server, llama.running, llama.in_part)
+    assert not phi.in_part
+
+
+async def test_an_inspection_that_cannot_be_read_is_no_reason_to_touch_anything(docker, provider):
+    docker.declare("phi", "phi3:mini")
+    docker.inspected["phi"]["Name"] = None
+
+    with pytest.raises(EngineAnswerUnreadable):
+        await provider.start(PHI)
+
+    assert not [asked for asked in docker.asked if asked.startswith("POST")]
+
+
+@pytest.mark.parametrize("rows", [{"message": "?"}, ["phi"], [{"Names": "/phi"}], [{"Names": [None], "Labels": None}]])
+async def test_a_list_that_cannot_be_read_is_no_answer(docker, provider, rows):
+    docker.containers = rows
+
+    with pytest.raises(EngineUnreachable, match="no answer"):
+        await provider.list()
+
+
+async def test_a_container_that_was_killed_for_want_of_memory_says_so_by_its_error(docker, provider):
+    docker.declare("phi", "phi3:mini")
+    docker.inspected["phi"]["State"] |= {"OOMKilled": True, "ExitCode": 137}
+
+    with pytest.raises(OutOfMemory, match="killed for want of memory"):
+        await provider.load(PHI, 4096)

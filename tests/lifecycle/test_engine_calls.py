@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from dispatcher.errors import EngineAnswerUnreadable, EngineRefused, EngineUnreachable
+from dispatcher.errors import EngineAnswerUnreadable, EngineRefused, EngineUnreachable, OutOfMemory
 from dispatcher.lifecycle.engine_calls import EngineCalls, named
 from dispatcher.rehearsal.server import PRIOR_MODELS, RehearsalServer
 
@@ -42,7 +42,8 @@ async def rude_server(status_line: str, body: str):
 @pytest.mark.parametrize(
     ("status_line", "body", "error", "words"),
     [
-        pytest.param("500 No", '{"error":"signal: killed"}', EngineRefused, "signal: killed", id="killed"),
+        pytest.param("500 No", '{"error":"signal: killed"}', OutOfMemory, "signal: killed", id="killed"),
+        pytest.param("500 No", '{"error":"model requires more system memory"}', EngineRefused, "more", id="guard"),
         pytest.param("503 No", '{"error":"server busy"}', EngineRefused, "server busy", id="busy"),
         pytest.param("404 Not Found", "404 page not found", EngineRefused, "page not found", id="no such path"),
         pytest.param("200 OK", '{"error":"too late"}', EngineRefused, "too late", id="an error with status 200"),
@@ -55,8 +56,10 @@ async def rude_server(status_line: str, body: str):
 )
 async def test_a_load_that_is_not_confirmed_has_failed(calls, status_line, body, error, words):
     async with rude_server(status_line, body) as endpoint:
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=words) as raised:
             await calls.load(endpoint, MODEL, 4096)
+
+    assert error is raised.type
 
 
 async def test_a_refusal_carries_its_status(calls):

@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.request import Asked
+from dispatcher.wire import select
 from dispatcher.wire.select import (
     MAX_JSON_DEPTH,
     OutcomeReport,
@@ -69,8 +70,51 @@ def test_nothing_said_or_null_means_all_defaults(body):
     assert (Asked(), False) == asked_from_body(body)
 
 
-def test_an_empty_parameter_is_not_said():
-    assert (Asked(), False) == asked_from_query([("task", ""), ("context_tokens", ""), ("prompt", "")])
+def test_a_bare_flag_in_a_query_is_true():
+    asked, soft = asked_from_query([("dry_run", ""), ("start", ""), ("soft", "")])
+
+    assert (True, True, True) == (asked.dry_run, asked.start, soft)
+
+
+@pytest.mark.parametrize("name", ["task", "context_tokens", "prompt", "requires", "messages", "wait_seconds"])
+def test_anything_else_empty_in_a_query_is_refused_by_name(name):
+    with pytest.raises(AskInvalid, match=f"{name}: empty"):
+        asked_from_query([(name, "")])
+
+
+@pytest.mark.parametrize("read", [asked_from_query, decisions_from_query, performance_from_query])
+def test_an_unknown_parameter_is_refused_with_and_without_a_value(read):
+    for value in ("", "1"):
+        with pytest.raises(AskInvalid, match="dry_rum: no such field"):
+            read([("dry_rum", value)])
+
+
+def test_of_a_long_unknown_name_only_the_beginning_is_looked_at(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(select.difflib, "get_close_matches", lambda word, *_, **__: looked_at.append(word) or [])
+    for name in ("x" * 1_000_000, " - at `$" * 100_000, "\n" * 70):
+        with pytest.raises(AskInvalid, match="no such field"):
+            asked_from_body(json.dumps({name: 1}).encode())
+
+    assert 3 == len(looked_at)
+    assert all(len(word) <= 60 for word in looked_at)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[{}] * 10_001, [{"content": [{}] * 10_001}]],
+)
+def test_more_messages_or_pieces_than_anybody_reads_are_refused(messages):
+    with pytest.raises(AskInvalid, match="at most 10000"):
+        asked_from_body(json.dumps({"messages": messages}).encode())
+    with pytest.raises(AskInvalid, match="at most 10000"):
+        asked_from_query([("messages", json.dumps(messages))])
+
+
+def test_ten_thousand_messages_are_read():
+    asked, _ = asked_from_body(json.dumps({"messages": [{"content": "a"}] * 10_000}).encode())
+
+    assert 10_000 == asked.text.count("a")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +224,9 @@ def test_a_body_that_nests_too_deep_is_refused_before_it_is_decoded(levels):
         pytest.param(b"[" * 65 + b"]" * 65, True, id="one too many"),
         pytest.param(b"[" + b"{}," * 200 + b"1]", False, id="wide, not deep"),
         pytest.param(json.dumps({"prompt": '[{"' * 200}).encode(), False, id="brackets in text"),
+        pytest.param(b"{" * 60 + b'"' + b"[" * 200, False, id="brackets in text that does not end"),
+        pytest.param(b"[" * 60 + b'"' + b'\\"[' * 200, False, id="and has quotes in it"),
+        pytest.param(b"[" * 65 + b'"' + b'\\"' * 1_000_000, True, id="and would take the square of its length"),
     ],
 )
 def test_depth_counts_brackets_outside_of_text(body, expected):
@@ -207,8 +254,12 @@ def test_an_outcome_is_read_whole():
     [
         ({"status": "shed"}, "one of ok, error, timeout, cancelled"),
         ({"quality": 11}, "a number from 0 to 10"),
-        ({"duration_seconds": -1}, "a number of at least 0"),
-        ({"output_tokens": -1}, "a whole number of at least 0"),
+        ({"duration_seconds": -1}, "a number above 0, at most 604800"),
+        ({"duration_seconds": 604_801}, "a number above 0, at most 604800"),
+        ({"duration_seconds": 1e308}, "a number above 0, at most 604800"),
+        ({"output_tokens": -1}, "a whole number from 0 to 10000000"),
+        ({"output_tokens": 10_000_001}, "a whole number from 0 to 10000000"),
+        ({"prompt_tokens": 10**400}, "a whole number from 0 to 10000000|not JSON"),
         ({"decision_id": ""}, "the decision_id of an answer"),
         ({"decision_id": None}, "the decision_id of an answer"),
         ({"tokens": 1}, "no such field"),
