@@ -90,6 +90,11 @@ class Tally:
         self._dirty_gaps: set[str] = set()
         self._dirty_wanted = False
 
+    def begin_anew(self) -> None:
+        """Forgets all it learned: what taught it was a rehearsal, and the real thing has come."""
+        fresh = Tally(self._configured)
+        self.__dict__.update(fresh.__dict__)
+
     # ── told ──
 
     def on_event(self, event: Event, now_seconds: float) -> None:

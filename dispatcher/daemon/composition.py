@@ -7,12 +7,15 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dispatcher import VERSION
 from dispatcher.api.app import make_app, server_config
 from dispatcher.api.doors import Doors
+from dispatcher.api.front_door import FrontDoor
 from dispatcher.clock import SystemClock
 from dispatcher.config import find, load
 from dispatcher.control.tally import Tally
@@ -21,7 +24,7 @@ from dispatcher.daemon.found import Found, announce
 from dispatcher.daemon.operations import Operations
 from dispatcher.daemon.pulse import Pulse
 from dispatcher.daemon.servers import CLOSE_SECONDS, DRAIN_SECONDS, PortInUse, Server, bound, server, until_idle
-from dispatcher.daemon.slow_jobs import SlowJobs
+from dispatcher.daemon.slow_jobs import SEEN_REAL, SlowJobs, simulated
 from dispatcher.daemon.stream import Stream
 from dispatcher.desk import Desk, Fleet
 from dispatcher.errors import ConfigurationInvalid, HistoryUnavailable
@@ -29,6 +32,7 @@ from dispatcher.history.store import Store
 from dispatcher.lifecycle.auto_provider import AutoProvider
 from dispatcher.lifecycle.controller import Controller
 from dispatcher.telemetry.sampler import Sampler
+from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.fleet import FleetView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
@@ -39,7 +43,6 @@ from exporter.collect import Collector
 
 EX_CONFIG = 78
 EX_UNAVAILABLE = 69
-SEEN_REAL = "ever_seen_real"
 WARM_UP_ROWS = 20_000
 
 _log = logging.getLogger("dispatcher")
@@ -173,7 +176,9 @@ class Daemon:
         """Until SIGTERM or SIGINT. Raises PortInUse when the API cannot listen."""
         rules = self.settings.server
         api_socket = bound(rules.host, rules.port)
-        notes = self._remember()
+        notes: list[str] = []
+        exporter_socket = self._exporter_socket(notes)
+        notes += self._remember()
         await self._first_look()
         self._listen_for_signals()
         async with asyncio.TaskGroup() as group:
@@ -186,8 +191,10 @@ class Daemon:
             api = server(server_config(make_app(self.doors()), rules.host, rules.port))
             self._servers.append(api)
             serving = [group.create_task(api.serve(sockets=[api_socket]), name="api")]
-            exporter_url = self._serve_exporter(group, serving, notes)
-            announce(await self._found(exporter_url, notes))
+            if exporter_socket is not None:
+                self._servers.append(self._exporter())
+                serving.append(group.create_task(self._servers[1].serve(sockets=[exporter_socket]), name="exporter"))
+            announce(await self._found(exporter_socket is not None, notes))
             gc.freeze()  # what start-up made stays: no collection need walk it again
             await self._stopping.wait()
             await self._drain(serving)
@@ -198,22 +205,43 @@ class Daemon:
         await asyncio.to_thread(self.store.close)
 
     def _remember(self) -> list[str]:
-        """What earlier runs left: leases, pins, profiles. A broken history is said, and lived without."""
-        notes = []
+        """What earlier runs left: promises first, then what they learned. Each by itself: one that cannot be read is
+        said, and costs no other."""
+        notes: list[str] = []
         try:
             aside = self.store.open()
             if aside is not None:
                 notes.append(f"the history was not readable and was set aside as {aside}; a new one is begun")
-            for acted in self.store.recent_acted(WARM_UP_ROWS):
-                self.tally.on_event(acted, acted.at_seconds)
-            for completed in self.store.recent_completed(WARM_UP_ROWS):
-                self.tally.on_event(completed, completed.at_seconds)
-            self.controller.restore(self.store.leases())
-            self.controller.tenancy.pinned_model = self.store.pinned_model()
-            self.slow_jobs.recall()
         except HistoryUnavailable as trouble:
             notes.append(f"no history: {trouble}")
+        recalls: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("leases", self._recall_leases),
+            ("the pin", self._recall_pin),
+            ("footprints", self.slow_jobs.recall),
+            ("speeds", self._recall_speeds),
+        )
+        for what, recall in recalls:
+            try:
+                recall()
+            except (HistoryUnavailable, ValueError, KeyError, TypeError) as trouble:
+                notes.append(f"{what} of earlier runs cannot be read ({trouble}); going on without")
         return notes
+
+    def _recall_leases(self) -> None:
+        self.controller.restore(self.store.leases())
+
+    def _recall_pin(self) -> None:
+        self.controller.tenancy.pinned_model = self.store.pinned_model()
+
+    def _recall_speeds(self) -> None:
+        """What simulated models did teaches nothing about real ones."""
+        rehearsing = self.settings.lifecycle.provider == "rehearsal"
+        for acted in self.store.recent_acted(WARM_UP_ROWS):
+            if rehearsing or not simulated(acted.action.place):
+                self.tally.on_event(acted, acted.at_seconds)
+        for completed in self.store.recent_completed(WARM_UP_ROWS):
+            if rehearsing or completed.place is None or not simulated(completed.place):
+                self.tally.on_event(completed, completed.at_seconds)
 
     async def _first_look(self) -> None:
         """Before anybody is answered: which engine, what the machine is like, what runs."""
@@ -221,29 +249,33 @@ class Daemon:
             await self.eyes.provider.detect()
         await self.sampler.poll_once()
         await self.controller.prepare()
-        if not self.eyes.provider.rehearsal and self.fleet().places:
-            self.store.set_flag(SEEN_REAL)
+        self.slow_jobs.note_provider()
 
-    def _serve_exporter(self, group: asyncio.TaskGroup, serving: list[asyncio.Task[None]], notes: list[str]) -> str:
-        """Its URL; empty when it is switched off or its port is taken: then `/metrics` of the API has to do."""
+    def _exporter_socket(self, notes: list[str]) -> socket.socket | None:
+        """None when it is switched off or its port is taken: then `/metrics` of the API has to do."""
         rules = self.settings.exporter
         if not rules.enabled:
-            return ""
+            return None
         try:
-            listener = bound(rules.host, rules.port)
+            return bound(rules.host, rules.port)
         except PortInUse as busy:
             notes.append(f"the exporter's port {busy}; metrics are at /metrics of the API only")
-            return ""
-        exporter = server(server_config(metrics_app(self.exposition), rules.host, rules.port))
-        self._servers.append(exporter)
-        serving.append(group.create_task(exporter.serve(sockets=[listener]), name="exporter"))
-        return f"http://{rules.host}:{rules.port}/metrics"
+            return None
 
-    async def _found(self, exporter_url: str, notes: list[str]) -> Found:
+    def _exporter(self) -> Server:
+        """Beyond loopback it asks for the same key, and answers to the same names, as the API."""
+        rules = self.settings.exporter
+        app = metrics_app(self.exposition)
+        if not is_loopback(rules.host):
+            app = FrontDoor(app, self._settings, os.environ)
+        return server(server_config(app, rules.host, rules.port))
+
+    async def _found(self, exports: bool, notes: list[str]) -> Found:
         prometheus, provider = self.settings.telemetry.prometheus, self.eyes.provider
+        exporter = self.settings.exporter
         return Found(
             api_url=f"http://{self.settings.server.host}:{self.settings.server.port}",
-            exporter_url=exporter_url,
+            exporter_url=f"http://{exporter.host}:{exporter.port}/metrics" if exports else "",
             prometheus_url=prometheus.url,
             prometheus_answers=None if prometheus.enabled == "false" else await self.eyes.prometheus.answers(),
             engines=dict(provider.found()) if isinstance(provider, AutoProvider) else {},

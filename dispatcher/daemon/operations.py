@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from dispatcher.api.doors import Check, OutcomeReport, Readiness
 from dispatcher.clock import Clock
 from dispatcher.desk import Desk
-from dispatcher.errors import NotFound, NotNow
+from dispatcher.errors import HistoryUnavailable, NotFound, NotNow
 from dispatcher.history.store import Store
 from dispatcher.lifecycle.controller import Controller
 from dispatcher.vocabulary.event import Completed, Event
@@ -16,6 +17,8 @@ from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.signal import Freshness, Snapshot
 from dispatcher.wire.decision import encode
+
+_log = logging.getLogger("dispatcher")
 
 
 class Operations:
@@ -70,7 +73,10 @@ class Operations:
 
     async def renew_lease(self, lease_id: str) -> LeaseStatus:
         lease = self._controller.tenancy.renew(lease_id)
-        await self._store.renew_lease(lease)
+        try:
+            await self._store.renew_lease(lease)
+        except HistoryUnavailable as trouble:  # renewed in memory all the same; only /outcomes promises the disk
+            _log.warning('lease=%s renewed="from memory only" because="%s"', lease_id, trouble)
         status = self._controller.tenancy.lease(lease_id)
         if status is None:
             raise NotFound(f"no lease {lease_id}")

@@ -15,16 +15,22 @@ from dispatcher.clock import Clock
 from dispatcher.control.tally import Tally
 from dispatcher.errors import NotNow
 from dispatcher.history.store import Store
-from dispatcher.vocabulary.fleet import FleetView, PlaceState
+from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
 from dispatcher.vocabulary.profile import Measured
 from dispatcher.vocabulary.words import Bytes
 
 LEARN_SECONDS = 15
 KEEP_PINNED_SECONDS = 15
 SUMMARY_SECONDS = 3600
+SEEN_REAL = "ever_seen_real"  # the store's flag: from then on, rehearsal never stands in again
 PEAKS = "peaks"  # the store's name for the learned footprints
 
 _log = logging.getLogger("dispatcher.summary")
+
+
+def simulated(place: Place) -> bool:
+    """A rehearsal's place: nothing that happens there says anything about a real one."""
+    return place.server.startswith("rehearsal:")
 
 
 class SlowJobs:
@@ -44,6 +50,7 @@ class SlowJobs:
         self._keep_pinned = keep_pinned
         self._scheduler: AsyncIOScheduler | None = None
         self._remembered = ""
+        self._rehearsed = False
 
     def start(self) -> None:
         self._scheduler = AsyncIOScheduler(
@@ -58,9 +65,21 @@ class SlowJobs:
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
 
+    def note_provider(self) -> None:
+        """A real place seen once is remembered for good; what simulated ones taught ends with the rehearsal."""
+        fleet = self._fleet()
+        if fleet.places and not fleet.rehearsal:
+            self._store.set_flag(SEEN_REAL)
+            if self._rehearsed:
+                self._tally.begin_anew()
+        self._rehearsed = fleet.rehearsal
+
     async def learn_peaks(self) -> None:
         """What a ready model was seen to occupy corrects what it is expected to; kept across restarts."""
+        self.note_provider()
         fleet = self._fleet()
+        if fleet.rehearsal:
+            return
         for view in fleet.places:
             worked = view.used_at_seconds > (view.ready_at_seconds or 0.0)  # an unused model has touched little yet
             if view.state is PlaceState.READY and worked and view.measured_bytes and view.num_ctx:
