@@ -195,7 +195,11 @@ class Desk:
             return Selected(decision=decision)
         state, eta = _state_of(chosen)
         if lease is None:
-            return Selected(decision=decision, state=chosen.state, eta_seconds=eta, endpoint=chosen.endpoint)
+            if chosen.state is not PlaceState.READY:
+                state = chosen.state
+            elif state is not PlaceState.READY and not decision.request.start:
+                state = PlaceState.STOPPED  # it serves, with too little context, and nobody will reload it
+            return Selected(decision=decision, state=state, eta_seconds=eta, endpoint=chosen.endpoint)
         durable = True
         try:
             await self._record_lease(lease)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
-from dispatcher.vocabulary.signal import HOST_SIGNALS, SIGNALS, Snapshot, UnknownReason
+from dispatcher.vocabulary.signal import HOST_SIGNALS, SIGNALS, Freshness, Snapshot, UnknownReason
 from exporter.labels import OTHER
 
 Value = tuple[str, tuple[str, ...], float]  # metric, label values in the catalogue's order, value
@@ -94,6 +94,8 @@ def snapshot_gauges(snapshot: Snapshot, fleet: FleetView, now_seconds: float) ->
         for reason in UnknownReason:
             yield "dispatcher_signal_unknown", (signal, reason.value), float((signal, reason.value) in unknown)
     failing = set(snapshot.failing.values()) | ({UnknownReason.ENGINE_UNREACHABLE} if fleet.failing else set())
+    if snapshot.freshness is not Freshness.FRESH:  # as decisions say, and with the reason they give
+        failing.add(snapshot.reading("host_memory_available_bytes").unknown or UnknownReason.PROM_STALE)
     for reason in UnknownReason:
         yield "dispatcher_degraded", (reason.value,), float(reason in failing)
 

@@ -134,6 +134,19 @@ async def test_with_start_false_nothing_is_reloaded_either(clock):
 
 
 @in_virtual_time
+async def test_ready_with_too_little_context_is_not_ready_for_who_takes_no_lease(clock):
+    house = a_house(clock)
+    async with house.open():
+        await up(house, LLAMA)
+        for asked, expected in (
+            (replace(LLAMA_NAMED, start=False, context_tokens=6000), S.STOPPED),
+            (replace(LLAMA_NAMED, dry_run=True, context_tokens=6000), S.STARTING),
+            (replace(LLAMA_NAMED, dry_run=True), S.READY),
+        ):
+            assert (LLAMA, expected, False) == told(await house.desk.select(asked))
+
+
+@in_virtual_time
 async def test_a_lease_the_disk_refused_is_granted_from_memory_and_says_so(clock):
     house = a_house(clock)
     house.disk_full = True

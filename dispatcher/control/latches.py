@@ -62,14 +62,17 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCpu:
-    """What our places used, moment by moment: (at, cores; None when a working place gave no reading)."""
+    """What our places used, moment by moment: (at, cores; None when a working place gave no reading).
+
+    One unknown look makes the whole mean unknown: left out, our own work in it would look like others'.
+    """
 
     looks: tuple[tuple[float, float | None], ...] = ()
 
     def mean_cores(self) -> float | None:
-        if not self.looks or self.looks[-1][1] is None:
-            return None
         known = [cores for _, cores in self.looks if cores is not None]
+        if not known or len(known) < len(self.looks):
+            return None
         return sum(known) / len(known)
 
 

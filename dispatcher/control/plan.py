@@ -8,36 +8,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+from dispatcher.control.latches import HARD_TOTAL_RATIO
 from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
-from dispatcher.vocabulary.settings import LifecycleSettings
-from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.settings import LifecycleSettings, PolicySettings
+from dispatcher.vocabulary.signal import Freshness, Snapshot
 
 MIN_GAPS = 5  # below so many idle gaps the ski-rental prior decides
 
 
-def plan(fleet: FleetView, snapshot: Snapshot, now_seconds: float) -> tuple[Action, ...]:
+def plan(fleet: FleetView, snapshot: Snapshot, now_seconds: float, policy: PolicySettings) -> tuple[Action, ...]:
     """Starts whose room is free, stops that were promised, and idle places whose time is over.
 
     Nothing leased, in flight, busy, pinned or in its dwell is stopped here; a failing engine is not acted on at all:
-    what should be is remembered by the states themselves.
+    what should be is remembered by the states themselves. Unknown freezes: stale stops nothing that is healthy unless
+    memory is hard; blind brings back nothing that went down, either. What was begun or promised goes on.
     """
     if fleet.failing:
         return ()
     waiting_for_room = {view.taken_by for view in fleet.places if view.taken_by is not None}
     actions: list[Action] = []
     for view in fleet.places:
-        action = _next(view, view.place in waiting_for_room, now_seconds)
+        action = _next(view, view.place in waiting_for_room, snapshot.freshness, now_seconds)
         if action is not None:
             actions.append(action)
-    return (*actions, *_relief(fleet, snapshot, now_seconds, {action.place for action in actions}))
+    return (*actions, *_relief(fleet, snapshot, now_seconds, policy, {action.place for action in actions}))
 
 
-def _next(view: PlaceView, waits_for_victims: bool, now_seconds: float) -> Action | None:
+def _next(view: PlaceView, waits_for_victims: bool, freshness: Freshness, now_seconds: float) -> Action | None:
     if view.state is PlaceState.STARTING and not waits_for_victims and now_seconds >= view.retry_at_seconds:
         return Start(place=view.place, num_ctx=view.num_ctx or 4096, cause="leased" if view.leases else "asked")
-    if view.state is PlaceState.STOPPED and view.leases and now_seconds >= view.retry_at_seconds:
+    comes_back = view.state is PlaceState.STOPPED and view.leases and now_seconds >= view.retry_at_seconds
+    if comes_back and freshness is not Freshness.BLIND:
         return Start(place=view.place, num_ctx=view.num_ctx or 4096, cause="leased")
     if view.state is PlaceState.STOPPING:
         return Stop(place=view.place, cause="evicted" if view.taken_by else "asked", detail=view.because)
@@ -45,7 +48,7 @@ def _next(view: PlaceView, waits_for_victims: bool, now_seconds: float) -> Actio
         return Stop(place=view.place, cause="failed", detail=view.because)
     if view.state is PlaceState.DRAINING and not view.leases and not view.busy:
         return Stop(place=view.place, cause="asked", detail=view.because)
-    if view.evictable(now_seconds) and view.claimed_by is None:
+    if freshness is Freshness.FRESH and view.evictable(now_seconds) and view.claimed_by is None:
         idle_seconds = now_seconds - max(view.used_at_seconds, view.ready_at_seconds or 0.0)
         if idle_seconds >= view.keep_alive_seconds:
             detail = f"idle for {idle_seconds:.0f} s, kept for {view.keep_alive_seconds:.0f} s"
@@ -53,11 +56,16 @@ def _next(view: PlaceView, waits_for_victims: bool, now_seconds: float) -> Actio
     return None
 
 
-def _relief(fleet: FleetView, snapshot: Snapshot, now_seconds: float, acted: set[Place]) -> Iterable[Stop]:
+def _relief(
+    fleet: FleetView, snapshot: Snapshot, now_seconds: float, policy: PolicySettings, acted: set[Place]
+) -> Iterable[Stop]:
     """One idle place at a time while the host stalls on memory or holds more than the ledger allows."""
-    over = fleet.capacity_bytes is not None and fleet.reserved_bytes > fleet.capacity_bytes - fleet.reserve_bytes
-    hard = "memory_hard" in snapshot.latches
-    if not (over or hard or "pressure_full" in snapshot.latches):
+    fresh = snapshot.freshness is Freshness.FRESH
+    room_bytes = None if fleet.capacity_bytes is None else fleet.capacity_bytes - fleet.reserve_bytes
+    over = fresh and room_bytes is not None and fleet.reserved_bytes > room_bytes
+    newest_stop = max((view.stopped_at_seconds or 0.0 for view in fleet.places), default=0.0)
+    hard = _memory_is_hard(snapshot, policy, newest_stop)
+    if not (over or hard or (fresh and _stalls(snapshot, policy, newest_stop))):
         return ()
     if any(view.state is PlaceState.STOPPING for view in fleet.places):
         return ()  # relief is on its way
@@ -68,6 +76,23 @@ def _relief(fleet: FleetView, snapshot: Snapshot, now_seconds: float, acted: set
     goes = min(idle, key=lambda view: (view.keep_priority, view.used_at_seconds, view.place))
     why = "the host is at its hard memory limit" if hard else "memory pressure" if not over else "more runs than may"
     return (Stop(place=goes.place, cause="pressure", detail=why),)
+
+
+def _memory_is_hard(snapshot: Snapshot, policy: PolicySettings, newest_stop_seconds: float) -> bool:
+    """Latched, and still so by a reading that knows of our last stop: the latch alone outlives the pressure."""
+    available = snapshot.reading("host_memory_available_bytes")
+    if "memory_hard" not in snapshot.latches or available.value is None or available.at_seconds <= newest_stop_seconds:
+        return False
+    total_bytes = snapshot.reading("host_memory_total_bytes").value or 0.0  # unknown: the fixed limit alone
+    return available.value < max(policy.memory_hard_bytes, HARD_TOTAL_RATIO * total_bytes)
+
+
+def _stalls(snapshot: Snapshot, policy: PolicySettings, newest_stop_seconds: float) -> bool:
+    """As _memory_is_hard, for PSI `full`."""
+    full = snapshot.reading("host_memory_pressure_full_ratio")
+    if "pressure_full" not in snapshot.latches or full.value is None or full.at_seconds <= newest_stop_seconds:
+        return False
+    return full.value > policy.memory_pressure_full_enter_ratio
 
 
 def keep_alive_seconds(

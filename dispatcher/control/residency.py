@@ -103,8 +103,14 @@ def failed(
     )
 
 
-def settled_down(residency: Residency, now_seconds: float) -> Residency:
-    """A stopped place whose quarantine runs is quarantined; one whose quarantine is over is stopped again."""
+def settled_down(residency: Residency, now_seconds: float, lifecycle: LifecycleSettings) -> Residency:
+    """A stopped place whose quarantine runs is quarantined; one whose quarantine is over is stopped again.
+
+    Ready for as long as the longest quarantine: its next quarantine is a first one again.
+    """
+    stable = residency.state is S.READY and now_seconds - residency.since_seconds >= lifecycle.quarantine_max_seconds
+    if stable and residency.quarantines:
+        return replace(residency, quarantines=0)
     if residency.state is S.STOPPED and now_seconds < residency.quarantined_until_seconds:
         return replace(residency, state=S.QUARANTINED, since_seconds=now_seconds)
     if residency.state is S.QUARANTINED and now_seconds >= residency.quarantined_until_seconds:

@@ -21,6 +21,7 @@ from dispatcher.control.latches import (
     OwnCpu,
     closed_names,
     latched,
+    others_cpu_ratio,
     own_cpu,
 )
 from dispatcher.vocabulary.fleet import FleetView
@@ -29,6 +30,7 @@ from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import (
     HOST,
     HOST_SIGNALS,
+    OTHERS_CPU,
     SIGNALS,
     Freshness,
     Reading,
@@ -92,9 +94,12 @@ def trusted(
         failing={name: why for name, why in failures.items() if _counts(name, state, settings)},
         freshness=_freshness(memory, fresh_seconds(state, memory.source, HOST_SIGNALS[0], settings), now_seconds),
         scrape_interval_seconds=scrape_seconds,
+        stale=_stale(readings, state, settings, now_seconds),
     )
     window_seconds = max(OWN_CPU_SECONDS, SCRAPES_PER_WINDOW * (scrape_seconds or 0.0))
     own = own_cpu(state.own, fleet, snapshot, now_seconds, window_seconds)
+    readings[OTHERS_CPU, HOST] = _others_cpu(own, snapshot, fleet)
+    snapshot = replace(snapshot, readings=readings)
     step_max_seconds = max(OWN_CPU_SECONDS, fresh_seconds(state, PROMETHEUS, "host_cpu_busy_ratio", settings))
     latches = latched(state.latches, own, snapshot, fleet, profiles, settings.policy, free_bytes_of, step_max_seconds)
     state = replace(state, number=snapshot.number, latches=latches, own=own)
@@ -237,6 +242,22 @@ def _counts(source: str, state: TrustState, settings: Settings) -> bool:
 def _source_of(readings: Readings) -> str:
     used = {reading.source for signal in HOST_SIGNALS if (reading := readings[signal, HOST]).value is not None}
     return "mixed" if len(used) > 1 else next(iter(used), "none")
+
+
+def _others_cpu(own: OwnCpu, snapshot: Snapshot, fleet: FleetView) -> Reading[float]:
+    """As old as the host's CPU, and from its source; None where our places' share of it is unknown."""
+    busy = snapshot.reading("host_cpu_busy_ratio")
+    others = others_cpu_ratio(own, snapshot, fleet)
+    return replace(busy, value=others, unknown=None if others is not None else busy.unknown or UnknownReason.EMPTY)
+
+
+def _stale(readings: Readings, state: TrustState, settings: Settings, now_seconds: float) -> frozenset[str]:
+    known = {signal: reading for signal in HOST_SIGNALS if (reading := readings[signal, HOST]).value is not None}
+    return frozenset(
+        signal
+        for signal, reading in known.items()
+        if now_seconds - reading.at_seconds > fresh_seconds(state, reading.source, signal, settings)
+    )
 
 
 def _freshness(reading: Reading[float], limit_seconds: float, now_seconds: float) -> Freshness:

@@ -155,7 +155,7 @@ class Controller:
         """One look, one comparison, the actions begun. Never raises for what the engine does."""
         await self._observe()
         self._settle()
-        for action in plan(self.view(), self._snapshot(), self._clock.now_seconds()):
+        for action in plan(self.view(), self._snapshot(), self._clock.now_seconds(), self._settings().policy):
             self._begin(action)
         self.reconciled_at_seconds = self._clock.now_seconds()
 
@@ -252,7 +252,7 @@ class Controller:
         overdue_seconds = self._settings().lifecycle.stop_timeout_seconds
         for view in self.view().places:
             resident = tenancy.residents[view.place]
-            tenancy.write(view.place, settled_down(resident.residency, now))
+            tenancy.write(view.place, settled_down(resident.residency, now, self._settings().lifecycle))
             if tenancy.residents[view.place].state is PlaceState.QUARANTINED:
                 tenancy.end_all(view.place, "start_failed")
             overdue = view.state is PlaceState.STOPPING and now - view.since_seconds > overdue_seconds

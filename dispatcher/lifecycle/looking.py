@@ -137,6 +137,9 @@ class Looking:
         """Before places are compared, so that an adopted one knows what it was promised for."""
         known = lease.place in self._tenancy.residents
         if known and (lease.expires_at_seconds is None or lease.expires_at_seconds > now_seconds):
+            if lease.expires_at_seconds is not None:  # a clock set back must not make a promise longer than it was
+                ends = min(lease.expires_at_seconds, now_seconds + lease.seconds)
+                lease = replace(lease, expires_at_seconds=ends)
             self._tenancy.promises.put(lease)
             self._tenancy.changed(lease.place)
             return

@@ -121,7 +121,8 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
     if resident.state is PlaceState.STARTING and resident.expected_ready_at_seconds is not None:
         eta = max(0.0, resident.expected_ready_at_seconds - shown.now_seconds)
     quarantined = resident.state is PlaceState.QUARANTINED
-    busy_by_cpu = resident.state is PlaceState.READY and cpu.value is not None and cpu.value > shown.busy_cores
+    works = resident.state in (PlaceState.READY, PlaceState.DRAINING)  # a drain waits for what it still computes
+    busy_by_cpu = works and cpu.value is not None and cpu.value > shown.busy_cores
     silent = seen.running and seen.answers is False
     left_alone = seen.paused and resident.state is PlaceState.READY  # to whoever paused it: only a stop by hand ends it
     return PlaceView(

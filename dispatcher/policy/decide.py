@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dispatcher.policy import filters
-from dispatcher.policy.explain import confidence, kept_ready, reasons, sentence
+from dispatcher.policy.explain import best_effort, confidence, kept_ready, reasons, sentence
 from dispatcher.policy.filters import Option, option_for
 from dispatcher.policy.predict import predict
 from dispatcher.policy.scorers import scores, total, weights
@@ -67,6 +67,8 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
     wait_for = _worth_waiting_for(refused) if chosen is None else None
     snapshot = world.snapshot
     told = (*reasons(sight), *kept_ready([(one.option.facts.name, one.score) for one in ranked]))
+    if chosen is not None:
+        told += best_effort(chosen.option.view, chosen.option.must_start, request.start)
     return Decision(
         request=request,
         at_seconds=now_seconds,

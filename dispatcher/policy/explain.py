@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Candidate, Confidence, Prediction, Reason
-from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.fleet import PlaceState, PlaceView
 from dispatcher.vocabulary.profile import BLEND_SAMPLES
-from dispatcher.vocabulary.signal import Freshness
+from dispatcher.vocabulary.signal import Freshness, UnknownReason
 from dispatcher.vocabulary.words import Seconds
 
 USED_SIGNALS = ("host_memory_available_bytes", "host_cpu_busy_ratio")
+STEAL = "host_cpu_steal_ratio"  # used where there is such a thing
 
 
 def confidence(sight: Sight, prediction: Prediction | None) -> Confidence:
@@ -19,13 +20,19 @@ def confidence(sight: Sight, prediction: Prediction | None) -> Confidence:
     snapshot = sight.world.snapshot
     if snapshot.freshness is not Freshness.FRESH:
         return "low"
-    readings = [snapshot.reading(name) for name in USED_SIGNALS]
-    if any(reading.value is None for reading in readings):
+    used = _used(sight)
+    readings = [snapshot.reading(name) for name in used]
+    if any(reading.value is None for reading in readings) or not snapshot.stale.isdisjoint(used):
         return "low"
     stood_in = any(reading.source == "host" for reading in readings)
     if stood_in or prediction is None or prediction.samples < BLEND_SAMPLES:
         return "medium"
     return "high"
+
+
+def _used(sight: Sight) -> tuple[str, ...]:
+    absent = (UnknownReason.NEVER_SEEN, UnknownReason.EMPTY)
+    return USED_SIGNALS if sight.world.snapshot.reading(STEAL).unknown in absent else (*USED_SIGNALS, STEAL)
 
 
 def reasons(sight: Sight) -> tuple[Reason, ...]:
@@ -47,11 +54,22 @@ def reasons(sight: Sight) -> tuple[Reason, ...]:
                 detail=f"free memory is {snapshot.freshness.value} ({when}); nothing is started on it",
             )
         )
-    for name in USED_SIGNALS:
+    for name in _used(sight) if snapshot.freshness is Freshness.FRESH else ():
         reading = snapshot.reading(name)
-        if reading.value is None and snapshot.freshness is Freshness.FRESH:
+        if reading.value is None:
             told.append(Reason(code=str(reading.unknown), detail=f"{name} is unknown ({reading.unknown})"))
+        elif name in snapshot.stale:
+            age = Seconds(max(0.0, sight.now_seconds - reading.at_seconds))
+            told.append(Reason(code="prom_stale", detail=f"{name} is stale (seen {age} ago)"))
     return tuple(told)
+
+
+def best_effort(view: PlaceView, must_start: bool, start: bool) -> tuple[Reason, ...]:
+    """A lease on the chosen place of a shared server binds us and nobody else. None is told where none is taken."""
+    if not view.shared or not (start or (view.state is PlaceState.READY and not must_start)):
+        return ()
+    detail = f"{view.place} is on a shared Ollama server: others may unload it; the lease is best effort"
+    return (Reason(code="best_effort_lease", detail=detail),)
 
 
 def kept_ready(ranked: Sequence[tuple[str, float]]) -> tuple[Reason, ...]:

@@ -30,7 +30,8 @@ class Option:
     """A candidate while it is weighed: not frozen, because 2,000 of them are made per decision, and never kept.
 
     must_start: from stopped, or a reload for more context. need_bytes: its footprint at num_ctx. own_bytes: what it
-    holds already, given back by its own reload. free_bytes: what memory_short compared need_bytes with.
+    holds already: given back by its own reload, or kept for its leases while it is down. free_bytes: what memory_short
+    compared need_bytes with.
     """
 
     view: PlaceView
@@ -62,7 +63,7 @@ def option_for(view: PlaceView, sight: Sight) -> Option | None:
         num_ctx=num_ctx,
         must_start=not running,
         need_bytes=_need_bytes(facts, num_ctx, view.parallel, sight),
-        own_bytes=view.budget_bytes if view.state is PlaceState.READY else 0,
+        own_bytes=view.budget_bytes if view.state in (PlaceState.READY, PlaceState.STOPPED) else 0,
     )
 
 

@@ -13,6 +13,7 @@ from dispatcher.vocabulary.fleet import PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts
 from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, Request
 from dispatcher.vocabulary.settings import ModelSettings, Settings
+from dispatcher.vocabulary.signal import OTHERS_CPU
 from dispatcher.vocabulary.world import World
 
 
@@ -118,14 +119,10 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
 
 
 def slowdown_ratio(world: World, settings: Settings) -> float:
-    """The share of the host that a model may expect: 1 − steal − busy share of others (numbers.md), in 0.1..1."""
-    busy = world.snapshot.reading("host_cpu_busy_ratio").value or 0.0
+    """The share of the host that a model may expect: 1 − steal − busy share of others (numbers.md), in 0.1..1.
+
+    Others' share is control.trust's: theirs and ours over the same time. Unknown, it slows nobody down.
+    """
+    others = world.snapshot.reading(OTHERS_CPU).value or 0.0
     steal = world.snapshot.reading("host_cpu_steal_ratio").value or 0.0
-    return min(1.0, max(0.1, 1.0 - steal - max(0.0, busy - own_share_ratio(world))))
-
-
-def own_share_ratio(world: World) -> float:
-    """The share of the host's CPU that our own places use; 0 where nobody knows."""
-    cores = sum(view.cpu_cores.value or 0.0 for view in world.fleet.places)
-    count = world.snapshot.reading("host_cpu_count").value or world.fleet.host_cpu_count
-    return cores / count if count else 0.0
+    return min(1.0, max(0.1, 1.0 - steal - others))

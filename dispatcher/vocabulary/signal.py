@@ -51,6 +51,7 @@ MODEL_SIGNALS = (  # subject: the model's name
     "model_tokens_per_second",
 )
 OTHER_SIGNALS = ("models_loaded", "gpu_memory_free_bytes")
+OTHERS_CPU = "host_cpu_others_ratio"  # worked out by control.trust and asked of nobody: no part of SIGNALS
 SIGNALS = HOST_SIGNALS + CONTAINER_SIGNALS + MODEL_SIGNALS + OTHER_SIGNALS
 
 
@@ -105,7 +106,8 @@ class Snapshot:
     readings: by (signal, subject). latches: names of the thresholds held above their leave value: `cpu_busy`,
     `pressure_high`, `pressure_full`, `memory_hard`, and `memory_short:<place server>/<model>` per place.
     source: prometheus | host | mixed | rehearsal | none, over the host signals. failing: source → reason, for those
-    configured or once seen. freshness: of the host's memory, the worst of what deciding needs.
+    configured or once seen. freshness: of the host's memory, the worst of what deciding needs. stale: the host's
+    signals that have a value older than fresh.
     """
 
     number: int
@@ -116,6 +118,7 @@ class Snapshot:
     failing: Mapping[str, UnknownReason] = field(default_factory=dict)
     freshness: Freshness = Freshness.BLIND
     scrape_interval_seconds: float | None = None
+    stale: frozenset[str] = frozenset()
 
     def reading(self, signal: str, subject: str = HOST) -> Reading[float]:
         return self.readings.get((signal, subject), NEVER_SEEN)

@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from dispatcher.control.plan import keep_alive_seconds, keep_priority, plan
 from dispatcher.vocabulary.action import Start, Stop
 from dispatcher.vocabulary.fleet import Place, PlaceState
-from dispatcher.vocabulary.settings import GIB, LifecycleSettings
+from dispatcher.vocabulary.settings import GIB, LifecycleSettings, PolicySettings
+from dispatcher.vocabulary.signal import Freshness
 from tests.builders import LLAMA, NOW, PHI, QWEN, a_fleet, a_place_view, a_ready_view, a_snapshot, some_profiles
 
 RULES = LifecycleSettings()
+POLICY = PolicySettings()
 LEASED = {"leases": 1, "busy": True}
 
 
 def planned(*views, snapshot=None, **fleet) -> list[tuple]:
     """(verb, place, num_ctx or cause)."""
-    actions = plan(a_fleet(*views, **fleet), snapshot or a_snapshot(), NOW)
+    actions = plan(a_fleet(*views, **fleet), snapshot or a_snapshot(), NOW, POLICY)
     return [
         ("start", one.place, one.num_ctx) if isinstance(one, Start) else ("stop", one.place, one.cause)
         for one in actions
@@ -102,19 +104,22 @@ def test_nothing_is_done_while_the_engine_cannot_be_asked(views, _):
 
 def test_a_start_says_whether_a_lease_wants_it():
     leased, held = starting(LLAMA, **LEASED), starting(PHI)
-    causes = {one.place: one.cause for one in plan(a_fleet(leased, held), a_snapshot(), NOW)}
+    causes = {one.place: one.cause for one in plan(a_fleet(leased, held), a_snapshot(), NOW, POLICY)}
 
     assert {LLAMA: "leased", PHI: "asked"} == causes
 
 
 def test_an_idle_stop_says_for_how_long():
-    (action,) = plan(a_fleet(idle(700)), a_snapshot(), NOW)
+    (action,) = plan(a_fleet(idle(700)), a_snapshot(), NOW, POLICY)
 
     assert Stop(place=LLAMA, cause="idle", detail="idle for 700 s, kept for 600 s") == action
 
 
-def hard(*names: str):
-    return a_snapshot(latches=frozenset(names))
+PRESSED = {"host_memory_available_bytes": 1.0, "host_memory_pressure_full_ratio": 0.2}
+
+
+def hard(*names: str, **changes):
+    return a_snapshot(**{"latches": frozenset(names), "readings": PRESSED, **changes})
 
 
 RELIEF = {
@@ -160,6 +165,46 @@ RELIEF = {
 @pytest.mark.parametrize(("views", "snapshot", "fleet", "expected"), RELIEF.values(), ids=RELIEF.keys())
 def test_relief_stops_one_idle_place_at_a_time_and_never_the_last(views, snapshot, fleet, expected):
     assert expected == planned(*views, snapshot=snapshot, **fleet)
+
+
+BOTH = ("memory_hard", "pressure_full")
+CALM = {"host_memory_available_bytes": 12.0 * GIB, "host_memory_pressure_full_ratio": 0.05}
+UNKNOWN = dict.fromkeys(CALM)
+
+
+@pytest.mark.parametrize("readings", [CALM, UNKNOWN], ids=["it is over", "nobody knows"])
+def test_a_latch_that_no_reading_bears_out_relieves_nothing(readings):
+    assert [] == planned(idle(1), idle(1, PHI), snapshot=hard(*BOTH, readings=readings))
+
+
+@pytest.mark.parametrize("latch", BOTH)
+def test_relief_waits_for_a_reading_that_knows_of_the_last_stop(latch):
+    places = (idle(1), idle(1, PHI))
+    assert [] == planned(*places, a_place_view(QWEN, stopped_at_seconds=NOW), snapshot=hard(latch))
+    assert 1 == len(planned(*places, a_place_view(QWEN, stopped_at_seconds=NOW - 1), snapshot=hard(latch)))
+
+
+UNSURE = [Freshness.STALE, Freshness.BLIND]
+
+
+@pytest.mark.parametrize("freshness", UNSURE)
+def test_nothing_healthy_is_stopped_while_nobody_knows_unless_memory_is_hard(freshness):
+    places = (idle(9999), idle(9999, PHI))
+    more_than_may = {"reserved_bytes": 15 * GIB + 1}
+    assert [] == planned(*places, snapshot=hard("pressure_full", freshness=freshness), **more_than_may)
+    assert 1 == len(planned(*places, snapshot=hard("memory_hard", freshness=freshness)))
+
+
+@pytest.mark.parametrize("freshness", UNSURE)
+@pytest.mark.parametrize("state", [PlaceState.STARTING, PlaceState.STOPPING, PlaceState.STUCK, PlaceState.DRAINING])
+def test_what_was_begun_goes_on_while_nobody_knows(state, freshness):
+    place = a_ready_view(LLAMA, state=state)
+    assert planned(place) == planned(place, snapshot=a_snapshot(freshness=freshness)) != []
+
+
+@pytest.mark.parametrize(("freshness", "starts"), [(Freshness.STALE, 1), (Freshness.BLIND, 0)])
+def test_what_is_down_while_leased_comes_back_on_stale_readings_and_not_on_none(freshness, starts):
+    assert starts == len(planned(a_place_view(LLAMA, **LEASED), snapshot=a_snapshot(freshness=freshness)))
 
 
 # ── keep-alive ──────────────────────────────────────────────────────────────────────────────────────────────────────

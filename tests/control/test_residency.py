@@ -153,4 +153,11 @@ def test_quarantines_double_to_an_hour():
 def test_quarantine_begins_when_stopped_and_ends_with_its_time(state, until_seconds, expected):
     before = Residency(state=state, quarantined_until_seconds=until_seconds)
 
-    assert expected is settled_down(before, NOW).state
+    assert expected is settled_down(before, NOW, RULES).state
+
+
+@pytest.mark.parametrize(("ready_seconds", "quarantines"), [(3599.0, 2), (3600.0, 0)])
+def test_an_hour_of_being_ready_forgives_earlier_quarantines(ready_seconds, quarantines):
+    before = Residency(state=PlaceState.READY, since_seconds=NOW - ready_seconds, quarantines=2)
+
+    assert quarantines == settled_down(before, NOW, RULES).quarantines

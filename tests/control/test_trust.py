@@ -212,3 +212,13 @@ def test_snapshots_are_numbered():
     trust = Trust()
 
     assert [1, 2, 3] == [trust.poll(NOW + at).number for at in range(3)]
+
+
+def test_a_host_signal_older_than_fresh_is_named_stale_and_the_others_are_not():
+    trust = Trust()
+    fresh = trust.poll(NOW, prometheus=some_samples())
+    later = [one for one in some_samples(NOW + 60) if one.signal != "host_cpu_busy_ratio"]
+    snapshot = trust.poll(NOW + 60, prometheus=later)
+
+    assert frozenset() == fresh.stale
+    assert ({"host_cpu_busy_ratio"}, Freshness.FRESH) == (snapshot.stale, snapshot.freshness)

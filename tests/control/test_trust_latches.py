@@ -13,6 +13,7 @@ from dispatcher.vocabulary.settings import (
     PolicySettings,
     Settings,
 )
+from dispatcher.vocabulary.signal import OTHERS_CPU, UnknownReason
 from tests.builders import LLAMA, NOW, PHI, QWEN, a_fleet, a_place_view, a_reading, a_ready_view, some_profiles
 from tests.control.polls import DOWN, MEMORY, Trust, some_samples
 
@@ -192,3 +193,41 @@ def test_thresholds_follow_the_settings_of_the_moment():
     trust = Trust(settings=Settings(policy=PolicySettings(cpu_enter_ratio=0.3, cpu_leave_ratio=0.2, degrade_samples=1)))
 
     assert [True] == latches_over(trust, [(0.0, 0.35)])
+
+
+def test_a_look_that_was_unknown_leaves_our_mean_unknown_for_a_window():
+    working, idle = a_fleet(a_ready_view(LLAMA, leases=1)), a_fleet(a_ready_view(LLAMA))
+    trust = Trust(fleet=working)
+    unknown = latches_over(trust, [(5.0 * i, 0.99) for i in range(6)])
+    trust.fleet = idle
+    within = latches_over(trust, [(30 + 5.0 * i, 0.99) for i in range(11)])
+    after = latches_over(trust, [(85 + 5.0 * i, 0.99) for i in range(3)])
+
+    assert [False] * 17 == unknown + within
+    assert [False, False, True] == after
+
+
+def others(trust: Trust, at: float, busy: float) -> float | None:
+    snapshot = trust.poll(NOW + at, prometheus=some_samples(NOW + at, host_cpu_busy_ratio=busy))
+    return snapshot.reading(OTHERS_CPU).value
+
+
+def test_the_snapshot_says_what_others_use_over_the_time_of_the_hosts_own_reading():
+    trust = Trust(fleet=a_fleet(a_ready_view(LLAMA, cpu_cores=a_reading(3.6, at_seconds=NOW), leases=1)))
+    working = others(trust, 0, 0.95)
+    trust.fleet = a_fleet(a_ready_view(LLAMA, cpu_cores=a_reading(0.0, at_seconds=NOW + 5)))
+    idle = [others(trust, at, 0.5) for at in range(5, 75, 5)]
+
+    assert pytest.approx([0.05, 0.05, 0.5]) == [working, idle[0], idle[-1]]
+
+
+def test_what_others_use_is_unknown_while_our_own_share_is():
+    trust = Trust(fleet=a_fleet(a_ready_view(LLAMA, leases=1)))
+    reading = trust.poll(NOW, prometheus=some_samples(host_cpu_busy_ratio=0.9)).reading(OTHERS_CPU)
+
+    assert (None, UnknownReason.EMPTY, "prometheus", NOW) == (
+        reading.value,
+        reading.unknown,
+        reading.source,
+        reading.at_seconds,
+    )

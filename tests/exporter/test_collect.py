@@ -9,7 +9,7 @@ from dispatcher.vocabulary.event import Relayed, Reloaded, Turned
 from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.profile import Success
 from dispatcher.vocabulary.settings import GIB
-from dispatcher.vocabulary.signal import HOST, UnknownReason
+from dispatcher.vocabulary.signal import HOST, Freshness, UnknownReason
 from tests.builders import (
     LLAMA,
     NOW,
@@ -203,6 +203,18 @@ def test_signals_show_their_age_or_why_they_are_unknown(world):
     assert {"host_cpu_busy_ratio": "prom_stale", **dict.fromkeys(never, "never_seen")} == unknown
     assert 1.0 == world.value("dispatcher_degraded", reason="prom_unreachable")
     assert 0.0 == world.value("dispatcher_degraded", reason="engine_unreachable")
+
+
+def test_memory_that_is_not_fresh_is_degraded_for_its_own_reason(world):
+    seen = []
+    for freshness, unknown in ((Freshness.STALE, None), (Freshness.BLIND, UnknownReason.NEVER_SEEN)):
+        memory = a_reading(None if unknown else 1.0, unknown=unknown)
+        readings = {("host_memory_available_bytes", HOST): memory}
+        world.snapshot = replace(a_snapshot(freshness=freshness), readings=readings)
+        reasons = ("prom_stale", "never_seen")
+        seen.append([world.value("dispatcher_degraded", reason=reason) for reason in reasons])
+
+    assert [[1.0, 0.0], [0.0, 1.0]] == seen
 
 
 def test_queues_and_the_process_speak_through_their_callables(world):

@@ -100,10 +100,26 @@ async def test_hard_memory_stops_the_last_idle_model_and_never_a_leased_one(cloc
     house = a_house(clock)
     async with house.open():
         lease = await ready(house, LLAMA)
-        house.snapshot = lambda: a_snapshot(latches=frozenset({"memory_hard"}))
+        full = {"host_memory_available_bytes": 1.0}
+        house.snapshot = lambda: a_snapshot(latches=frozenset({"memory_hard"}), readings=full)
         await asyncio.sleep(30.0)
         assert S.READY is house.state(LLAMA)
 
         house.give_back(lease)
         await house.until(lambda: house.state(LLAMA) is S.STOPPED)
         assert "pressure" == house.acted()[-1].action.cause
+
+
+@in_virtual_time
+async def test_a_drain_waits_for_what_its_place_still_computes(clock):
+    house = a_house(clock)
+    async with house.open():
+        house.give_back(await ready(house, LLAMA))
+        house.engine.work(LLAMA, 2.0)
+        await asyncio.sleep(12.0)
+        house.controller.ask_stop(LLAMA)
+        await asyncio.sleep(30.0)
+        assert S.DRAINING is house.state(LLAMA)
+
+        house.engine.work(LLAMA, 0.0)
+        await house.until(lambda: house.state(LLAMA) is S.STOPPED)

@@ -335,3 +335,10 @@ def test_more_context_than_was_leased_is_kept():
     house = Looked().restored(lease, seen=(a_seen(LLAMA, **{**UP, "loaded_num_ctx": 8192}),))
 
     assert (S.READY, 8192) == (house.state(LLAMA), house.num_ctx(LLAMA))
+
+
+def test_a_clock_set_back_does_not_lengthen_a_restored_lease():
+    lease = a_lease(seconds=60.0, expires_at_seconds=NOW + 9999)
+    house = Looked().restored(lease, seen=(a_seen(LLAMA, **UP),))
+
+    assert house.clock.now_seconds() + 60 == house.tenancy.promises.get(lease.id).expires_at_seconds

@@ -35,6 +35,10 @@ KNOWN = {place: Rates(decode_tokens_per_second=Measured(value=30.0, n=50)) for p
         pytest.param(a_snapshot(), {}, "medium", id="no own samples yet"),
         pytest.param(a_snapshot(freshness=Freshness.STALE), KNOWN, "low", id="stale"),
         pytest.param(a_snapshot(readings={"host_cpu_busy_ratio": None}), KNOWN, "low", id="a signal unknown"),
+        pytest.param(a_snapshot(stale=frozenset({"host_cpu_busy_ratio"})), KNOWN, "low", id="the CPU stale"),
+        pytest.param(a_snapshot(stale=frozenset({"host_cpu_steal_ratio"})), KNOWN, "low", id="the steal stale"),
+        pytest.param(a_snapshot(readings={"host_cpu_steal_ratio": None}), KNOWN, "low", id="the steal unknown"),
+        pytest.param(a_snapshot(stale=frozenset({"host_cpu_count"})), KNOWN, "high", id="stale, and not used"),
     ],
 )
 def test_confidence_says_what_the_decision_rests_on(snapshot, rates, expected):
@@ -69,6 +73,9 @@ def test_host_readings_that_stand_in_make_it_medium():
         pytest.param(a_snapshot(), a_fleet(failing="down"), True, "engine_unreachable", id="the engine is down"),
         pytest.param(a_snapshot(freshness=Freshness.STALE), a_fleet(), True, "prom_stale", id="stale"),
         pytest.param(
+            a_snapshot(stale=frozenset({"host_cpu_busy_ratio"})), a_fleet(), False, "prom_stale", id="the CPU stale"
+        ),
+        pytest.param(
             a_snapshot(readings={"host_cpu_busy_ratio": None}), a_fleet(), False, "None", id="a value unknown"
         ),
     ],
@@ -78,6 +85,33 @@ def test_degraded_and_reasons_say_what_is_missing(snapshot, fleet, degraded, cod
 
     assert degraded == decision.degraded
     assert ([code] if code else []) == [one.code for one in decision.reasons]
+
+
+def test_a_host_without_steal_may_be_high():
+    snapshot = a_snapshot()
+    readings = {key: one for key, one in snapshot.readings.items() if key[0] != "host_cpu_steal_ratio"}
+    world = a_world(
+        snapshot=replace(snapshot, readings=readings),
+        fleet=a_fleet(a_ready_view(LLAMA)),
+        profiles=some_profiles(rates=KNOWN),
+    )
+
+    assert "high" == decided(world).confidence
+
+
+@pytest.mark.parametrize(
+    ("shared", "state", "start", "codes"),
+    [
+        pytest.param(True, PlaceState.READY, False, ["best_effort_lease"], id="ready: leased at once"),
+        pytest.param(True, PlaceState.STOPPED, True, ["best_effort_lease"], id="started for it"),
+        pytest.param(True, PlaceState.STOPPED, False, [], id="not started: no lease"),
+        pytest.param(False, PlaceState.READY, True, [], id="a container of its own"),
+    ],
+)
+def test_a_lease_on_a_shared_server_says_that_it_is_best_effort(shared, state, start, codes):
+    fleet = a_fleet(a_place_view(LLAMA, state=state, num_ctx=4096, shared=shared))
+
+    assert codes == [one.code for one in decided(a_world(fleet=fleet), start=start).reasons]
 
 
 def test_the_snapshot_used_is_named_with_its_age():
@@ -95,28 +129,28 @@ SENTENCES = {
     "ready": (
         a_world(fleet=a_fleet(a_ready_view(LLAMA))),
         {},
-        "llama3.2:3b for this moderate general request: it is ready and should answer in 24.1 s.",
+        "llama3.2:3b for this moderate general request: it is ready and should answer in 21.7 s.",
     ),
     "to be started": (
         a_world(fleet=a_fleet(a_place_view(LLAMA))),
         {},
-        "llama3.2:3b for this moderate general request: it will be started and should answer in 27.6 s.",
+        "llama3.2:3b for this moderate general request: it will be started and should answer in 25.2 s.",
     ),
     "starting": (
         a_world(fleet=a_fleet(a_place_view(LLAMA, state=PlaceState.STARTING, num_ctx=4096, eta_seconds=2.0))),
         {"task": "coding", "complexity": "complex"},
-        "llama3.2:3b for this complex coding request: it is starting and should answer in 26.1 s.",
+        "llama3.2:3b for this complex coding request: it is starting and should answer in 23.7 s.",
     ),
     "after an eviction": (
         short_of_memory(a_ready_view(LLAMA), a_place_view(QWEN), available_gib=4.4),
         {"model": "qwen2.5:7b"},
         "qwen2.5:7b for this moderate general request: it will be started after llama3.2:3b makes room "
-        "and should answer in 49.1 s.",
+        "and should answer in 45.0 s.",
     ),
     "the more capable would not do": (
         short_of_memory(LEASED_LLAMA, a_place_view(QWEN)),
         {},
-        "llama3.2:3b for this moderate general request: it is ready and should answer in 48.2 s; qwen2.5:7b would "
+        "llama3.2:3b for this moderate general request: it is ready and should answer in 43.4 s; qwen2.5:7b would "
         "not do: needs 4.9 GiB, 3.0 GiB free after the reserve, short 1.9 GiB; llama3.2:3b (2.6 GiB) is leased until "
         "22:14:02.",
     ),
@@ -143,7 +177,7 @@ def test_what_was_not_allowed_is_no_news_in_the_sentence():
 def test_a_candidates_because_says_state_and_seconds():
     decision = decided(a_world(fleet=a_fleet(a_ready_view(LLAMA, cpu_cores=a_reading(0.0)))))
 
-    assert "ready, 24.1 s predicted" == decision.chosen.because
+    assert "ready, 21.7 s predicted" == decision.chosen.because
 
 
 def test_every_score_and_number_stays_with_the_decision():

@@ -267,3 +267,15 @@ def test_a_number_that_is_none_is_no_memory_to_start_on():
 
         found = refused(decision, LLAMA)
         assert "signal_unknown" == (found and found[0])
+
+
+def test_a_second_request_joins_a_leased_place_that_is_down_on_the_memory_it_holds():
+    """Crashed and not yet started again: its budget is in the ledger, and asks for no more memory than that."""
+    need = round(5.4 * GIB)
+    down = a_place_view(QWEN, leases=1, num_ctx=4096, budget_bytes=need, stopped_at_seconds=NOW - 5)
+    world = memory_world(12.0, down)
+    fleet = replace(world.fleet, capacity_bytes=7 * GIB, reserve_bytes=GIB, reserved_bytes=need)
+
+    assert None is refused(decided(replace(world, fleet=fleet)), QWEN)
+    without = replace(fleet, places=(replace(down, budget_bytes=0),))
+    assert "memory_short" == refused(decided(replace(world, fleet=without)), QWEN)[0]
