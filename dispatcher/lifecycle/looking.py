@@ -100,7 +100,9 @@ class Looking:
             tenancy.ready(place, None)
             return
         room = tenancy.ledger.room_bytes
-        if room is not None and book.reserved_bytes(tenancy.ledger) > room and not tenancy.promises.on(place):
+        if seen.loaded is None or room is None or tenancy.promises.on(place):
+            return  # a silent server may be at work: only one that says it is empty may be unwanted
+        if book.reserved_bytes(tenancy.ledger) > room:
             tenancy.stop(place, "unwanted", "found running without its model, and there is no room to load it")
 
     def _reloaded_by_others(self, place: Place, num_ctx: int) -> None:
@@ -169,7 +171,8 @@ class Looking:
         budget = tenancy.budget_bytes(place, num_ctx)
         after = book.granted(tenancy.ledger, place, budget, victims)
         if isinstance(after, Shortage):
-            tenancy.end(lease.id, "withdrawn")
+            if place not in tenancy.ledger.holdings:  # one that runs is counted already, and keeps what was promised
+                tenancy.end(lease.id, "withdrawn")
             return
         tenancy.ledger = after
         tenancy.residents[place] = replace(resident, num_ctx=max(num_ctx, resident.num_ctx or 0), start_cause="leased")

@@ -105,6 +105,14 @@ def test_what_is_found_running_without_its_model_and_without_room_is_stopped():
     assert (S.READY, S.STOPPING) == (house.state(QWEN), house.state(PHI))
 
 
+def test_what_runs_and_does_not_say_what_it_has_loaded_is_not_stopped_as_unwanted():
+    house = Looked()
+
+    house.look(a_seen(QWEN, **UP), a_seen(PHI, running=True, answers=False, loaded=None))
+
+    assert (S.READY, S.STARTING) == (house.state(QWEN), house.state(PHI))
+
+
 def test_what_is_found_loaded_counts_even_beyond_the_room():
     house = Looked()
     house.look(a_seen(QWEN, **UP), a_seen(PHI, **UP))
