@@ -112,11 +112,14 @@ class Shown:
     now_seconds: float
 
 
+def _newest_cpu(resident: Resident, shown: Shown) -> Reading[float]:
+    told = shown.container_cpu
+    return told if told.value is not None and told.at_seconds > resident.cpu.at_seconds else resident.cpu
+
+
 def view_of(resident: Resident, shown: Shown) -> PlaceView:
     seen, residency = resident.seen, resident.residency
-    cpu = resident.cpu
-    if shown.container_cpu.value is not None and shown.container_cpu.at_seconds > cpu.at_seconds:
-        cpu = shown.container_cpu
+    cpu = _newest_cpu(resident, shown)
     eta = None
     if resident.state is PlaceState.STARTING and resident.expected_ready_at_seconds is not None:
         eta = max(0.0, resident.expected_ready_at_seconds - shown.now_seconds)
