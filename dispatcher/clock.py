@@ -21,6 +21,12 @@ def _steady_seconds() -> float:
     return time.monotonic()
 
 
+def wall_seconds() -> float:
+    """What this machine's wall clock says at this moment, steps and all: to judge whether another machine's agrees
+    with it, never to measure how long something took."""
+    return time.time()
+
+
 class SystemClock:
     """This machine's time. A stepped wall clock (NTP) is not followed until the next start."""
 

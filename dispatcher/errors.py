@@ -5,6 +5,8 @@
     ├── LooksAway                     something outside could not be asked
     │   ├── PrometheusUnreachable     no answer within the deadline
     │   ├── PrometheusRefused         an answer that is no result (status, error, HTML, garbage)
+    │   │   ├── PrometheusUnauthorized    it wants to know who asks (401, 403)
+    │   │   └── PrometheusTooLarge        more bytes or series than are taken in
     │   ├── HostUnreadable            this host's own readings failed
     │   └── EngineUnreachable         Docker, Ollama or a model server gave no answer
     ├── EngineRefused                 the engine answered no (its words, its status)
@@ -51,6 +53,18 @@ class PrometheusUnreachable(LooksAway):
 
 class PrometheusRefused(LooksAway):
     reason = "prom_error"
+
+
+class PrometheusUnauthorized(PrometheusRefused):
+    """401 or 403: it is there, and wants a key, a tenant or another address to be asked from."""
+
+    reason = "prom_unauthorized"
+
+
+class PrometheusTooLarge(PrometheusRefused):
+    """More bytes or series than are taken in: the expressions match far too much, or it is not what we take it for."""
+
+    reason = "prom_too_large"
 
 
 class HostUnreadable(LooksAway):
@@ -109,6 +123,25 @@ class NotNow(Refused):
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+def error_type_of(error: BaseException) -> str | None:
+    """The word dispatcher_errors_total counts it under; None for a caller's own error, which is none of ours."""
+    if isinstance(error, Refused):
+        return None
+    kinds: tuple[tuple[type[DispatcherError], str], ...] = (
+        (PrometheusUnreachable, "prometheus_unreachable"),
+        (PrometheusRefused, "prometheus_refused"),
+        (HostUnreadable, "host_unreadable"),
+        (EngineUnreachable, "engine_unreachable"),
+        (OutOfMemory, "oom_killed"),
+        (PlaceNotOurs, "place_not_ours"),
+        (EngineRefused, "engine_refused"),
+        (EngineAnswerUnreadable, "engine_answer_unreadable"),
+        (HistoryUnavailable, "history_unavailable"),
+        (ConfigurationInvalid, "configuration_invalid"),
+    )
+    return next((word for kind, word in kinds if isinstance(error, kind)), "internal")
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:

@@ -9,6 +9,8 @@ from dispatcher.vocabulary.fleet import Place
 
 StopCause = Literal["idle", "evicted", "asked", "pressure", "failed", "unwanted"]
 
+BLIND = "blind"  # the cause of a start on memory that nobody knows, because nothing else would answer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
@@ -16,7 +18,7 @@ class Start:
 
     place: Place
     num_ctx: int
-    cause: str  # leased | asked | adopted | pinned
+    cause: str  # leased | asked | adopted | pinned | blind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ class Rejection:
     facts: tuple[object, ...] = ()
     leases_only: bool = False  # only live leases are in the way: the request may wait for them
     blockers: tuple[Place, ...] = ()  # the leased places in the way
+    until_seconds: float | None = None  # in its way is only the backoff after a failed start, which ends then
 
     @property
     def because(self) -> str:
@@ -118,6 +119,7 @@ class Decision:
     candidates: tuple[Candidate, ...]  # chosen first, then fallbacks in order, then the rejected; at most 32
     uncounted: tuple[tuple[str, int], ...] = ()  # rule → how many candidates are not among `candidates`
     wait_for: Candidate | None = None  # rejected only because of live leases: worth waiting for
+    backoff_until_seconds: float | None = None  # nothing chosen, and the soonest end of a backoff that is in the way
     reasons: tuple[Reason, ...] = ()
     degraded: bool = False
     confidence: Confidence = "high"

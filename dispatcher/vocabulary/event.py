@@ -85,10 +85,10 @@ class Acted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turned:
-    """Something changed its state: what = place | latch | source | breaker | provider; subject names which."""
+    """Something changed its state; subject names which one of its kind (`what`)."""
 
     at_seconds: float
-    what: Literal["place", "latch", "source", "breaker", "provider"]
+    what: Literal["place", "latch", "source", "breaker", "provider", "history"]
     subject: str
     before: str
     after: str
@@ -110,9 +110,24 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded:
+    """changed: paths of the settings that are new. waiting: of those that differ in the file and need a restart.
+    because: why it was refused, and then the settings are those of before."""
+
     at_seconds: float
     ok: bool
     because: str = ""
+    changed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
 
 
-Event = Decided | Leased | Relayed | Completed | Acted | Turned | Sampled | Reloaded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erred:
+    """Something went wrong that no other event tells. error_type: as of Acted. Counted, and not kept: the history
+    would only write of its own trouble."""
+
+    at_seconds: float
+    error_type: str
+    count: int = 1
+
+
+Event = Decided | Leased | Relayed | Completed | Acted | Turned | Sampled | Reloaded | Erred

@@ -91,6 +91,7 @@ class PlaceSeen:
     loaded_size_bytes: int | None = None
     loaded_vram_bytes: int | None = None
     endpoint: str | None = None  # what the caller can reach
+    endpoint_later: bool = False  # it has none while it is down: the engine chooses its port at each start
     memory_limit_bytes: int | None = None
     memory_used_bytes: int | None = None  # rss + mapped_file
     cpu_seconds_total: float | None = None  # cumulative; the difference of two looks is its CPU
@@ -114,12 +115,14 @@ class PlaceView:
     since_seconds: float  # when it came into this state
     because: str = ""  # why it is in it, for a person
     endpoint: str | None = None
+    endpoint_later: bool = False  # None above while it is down: its port is chosen at each start
     installed: bool | None = None
-    answers: bool = True  # False: running, but its engine is silent
+    answers: bool = True  # False: running, but its engine is silent (of one in use: three looks in a row)
     num_ctx: int | None = None  # loaded or being loaded
     parallel: int = 1
     budget_bytes: int = 0  # what it holds of the ledger now; 0 when it holds nothing
     measured_bytes: int | None = None  # rss + mapped_file, else /api/ps size
+    video_bytes: int | None = None  # of video memory, as its engine told when it was last loaded; 0: none of it
     limit_bytes: int | None = None  # the container's memory limit
     leases: int = 0
     leased_until_seconds: float | None = None  # the last live lease's end; None: none, or its time has not begun
@@ -136,8 +139,10 @@ class PlaceView:
     retry_at_seconds: float = 0.0  # after a failed start: not before this
     ready_at_seconds: float | None = None  # when it last became ready
     started_at_seconds: float | None = None  # when we last asked for its start
+    start_cause: str = ""  # why, then: as Start's cause
     stopped_at_seconds: float | None = None  # when it was last seen stopped after running
-    released_bytes: int = 0  # the budget it gave back then: corrects samples older than that
+    released_bytes: int = 0  # what it gave back then: corrects samples older than that …
+    released_since_seconds: float = 0.0  # … and not older than this, when it had come to hold it
     used_at_seconds: float = 0.0  # last lease or request end
     load_seconds: float | None = None  # last measured
     wanted_per_second: float = 0.0  # decayed request rate of its model

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dispatcher.vocabulary.fleet import Place
 
 OVERHEAD_BYTES = 322_122_547  # 0.3 GiB: runner, graph and buffers (numbers.md, fixed)
+LOAD_BASE_SECONDS = 1.5  # a load = this + file / disk rate, until it was measured
 BLEND_SAMPLES = 5  # as much as this many samples weighs a prior: n / (n + 5)
 
 
@@ -62,6 +63,28 @@ class Success:
 
     ok: int = 0
     n: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How a model has done at one task for one agent, over its last requests. None: not measured.
+
+    samples: as they weigh, the older less. quality: 0..10, as reported. seconds: of whole requests.
+    """
+
+    model: str
+    task: str
+    agent: str  # empty: unnamed
+    samples: int
+    success_ratio: float | None
+    mean_seconds: float | None
+    p50_seconds: float | None
+    p95_seconds: float | None
+    tokens_per_second: float | None  # decoding, as the engine timed it
+    first_token_seconds: float | None
+    tokens_per_busy_second: float | None  # output tokens per second that the model worked: efficiency
+    quality: float | None
+    updated_at_seconds: float
 
 
 def blended(measured: Measured, prior: float) -> float:

@@ -25,6 +25,7 @@ TASKS: tuple[str, ...] = get_args(Task)
 COMPLEXITIES: tuple[str, ...] = get_args(Complexity)
 PRIORITIES: tuple[str, ...] = get_args(Priority)
 CONTEXT_RUNGS_TOKENS = (4096, 8192, 16384, 32768)  # a request takes the smallest that holds prompt + answer
+DEFAULT_NUM_CTX = CONTEXT_RUNGS_TOKENS[0]  # where nobody says how much: of a place that has nothing loaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

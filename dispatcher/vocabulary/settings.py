@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from dispatcher.vocabulary.profile import ModelFacts
@@ -16,6 +17,58 @@ from dispatcher.vocabulary.profile import ModelFacts
 GIB = 1024**3
 MIB = 1024**2
 KIB = 1024
+MAX_LEASE_SECONDS = 900.0  # that a caller may ask for; `lifecycle.lease_max` may be less
+NOT_WRITTEN = MappingProxyType({"written": False})  # of an attribute that the configuration works out by itself
+
+
+Role = Literal["infer", "admin"]
+DEFAULT_KEY_NAME = "default"  # of the one that `server.key_env` names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessKey:
+    """One who may come in. The key itself is read once, when the settings are, and only its digest is kept."""
+
+    name: str
+    """Who has it; stands in logs and metrics."""
+    role: Role = "infer"
+    """infer: select, outcomes, leases, gateway, reads; admin: start, stop, pin and experiments too."""
+    key_env: str | None = None
+    """Name of the environment variable that holds the key; this or `key_file`."""
+    key_file: str | None = None
+    """File whose first line is the key; read again at every reload."""
+    digest: bytes = field(default=b"", repr=False, metadata=NOT_WRITTEN)
+    """SHA-256 of the key's UTF-8 bytes. Unsalted: a key is random text of its owner's making, at least 16 characters,
+    and must be compared per request. b"": made without a key, matches nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What one caller may cost. Bodies and their time can be made smaller than the default, not larger."""
+
+    connections: int = 2048
+    """Open at once. When full, the connection idle for longest is closed for a new one; none idle: 503."""
+    connections_per_client: int = 1024
+    """Of one address (an IPv6 /64). Loopback is not one client: every local program and every caller behind a local
+    reverse proxy has that address, so only `connections` bounds it."""
+    header_bytes: int = 32 * KIB
+    """Request line and headers; more is 431."""
+    header_timeout_seconds: float = 10.0
+    """For all of them to arrive; later is 408, and the connection is closed."""
+    body_bytes: int = 8 * MIB
+    """More is 413, chunked or not, and the connection is closed."""
+    body_timeout_seconds: float = 30.0
+    """For all of it to arrive; later is 408, and the connection is closed."""
+    keep_alive_seconds: float = 75.0
+    """An idle connection is closed after so long."""
+    event_subscribers: int = 64
+    """Readers of `/events` at once; one more gets 503."""
+    event_backlog: int = 256
+    """Newest events kept for readers that are slow or come back; what a reader misses of them is told as dropped."""
+    event_heartbeat_seconds: float = 15.0
+    """A comment on an otherwise silent `/events`, so that proxies keep it open."""
+    event_stall_seconds: float = 30.0
+    """A reader of `/events` that takes nothing for so long is disconnected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +80,11 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Host headers that are answered; others get 421. Add the name your reverse proxy sends."""
     key_env: str | None = None
-    """Name of the environment variable that holds the API key. No key: loopback only."""
+    """Name of the environment variable that holds the one admin key. No key at all: loopback only."""
+    keys: tuple[AccessKey, ...] = ()
+    """Who may come in, and how far; the key of `key_env` is the last of them, an admin called default."""
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    """What one caller may cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +120,9 @@ class PrometheusSettings:
     tls_ca_file: str | None = None
     """Certificate authority file for an https url."""
     max_body_bytes: int = 8 * MIB
-    """A larger answer is refused as prom_error."""
+    """A larger answer is refused as prom_too_large."""
     max_series: int = 4096
-    """More series are refused as prom_error; 32 per known place are allowed on top."""
+    """More series are refused as prom_too_large; 32 per known place are allowed on top."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +293,7 @@ class LifecycleSettings:
     start_timeout_seconds: float = 30.0
     """Deadline of the engine's start call."""
     load_timeout_seconds: float = 300.0
-    """Deadline of loading the model, or 3 × predicted."""
+    """Deadline of loading the model, or 3 × the predicted time where that is longer."""
     stop_grace_seconds: float = 20.0
     """SIGTERM to SIGKILL."""
     stop_timeout_seconds: float = 35.0
@@ -255,7 +312,7 @@ class LifecycleSettings:
     """… up to this."""
     lease_min_seconds: float = 60.0
     """Shortest computed lease; else 2 × predicted total."""
-    lease_max_seconds: float = 900.0
+    lease_max_seconds: float = MAX_LEASE_SECONDS
     """Longest lease."""
     max_leases: int = 10000
     """Live leases in all; more are refused."""

@@ -15,6 +15,8 @@ class UnknownReason(StrEnum):
 
     PROM_UNREACHABLE = "prom_unreachable"
     PROM_ERROR = "prom_error"
+    PROM_UNAUTHORIZED = "prom_unauthorized"
+    PROM_TOO_LARGE = "prom_too_large"
     PROM_STALE = "prom_stale"
     NEVER_SEEN = "never_seen"
     EMPTY = "empty"
@@ -26,6 +28,9 @@ class UnknownReason(StrEnum):
     HOST_UNREADABLE = "host_unreadable"
 
 
+ABSENT = frozenset(  # of a sample: the source could not say, which does not contradict what it said before
+    {UnknownReason.EMPTY, UnknownReason.PROM_STALE, UnknownReason.PROM_ERROR, UnknownReason.PROM_UNREACHABLE}
+)
 HOST = ""  # the subject of a signal that speaks of the whole host
 
 HOST_SIGNALS = (
@@ -50,9 +55,30 @@ MODEL_SIGNALS = (  # subject: the model's name
     "model_request_seconds_p95",
     "model_tokens_per_second",
 )
+OPTIONAL_SIGNALS = frozenset({"gpu_memory_free_bytes"})  # most hosts have none: absent is then all there is to say
 OTHER_SIGNALS = ("models_loaded", "gpu_memory_free_bytes")
+MEAN_SECONDS: Mapping[str, float] = {  # what a ratio is the mean over, whoever measures it: as long as its latch says
+    "host_cpu_busy_ratio": 60.0,
+    "host_cpu_steal_ratio": 60.0,
+    "host_cpu_pressure_ratio": 60.0,
+    "host_memory_pressure_ratio": 30.0,
+    "host_memory_pressure_full_ratio": 10.0,
+}
+USUAL_MEAN_SECONDS = 60.0  # of every other rate
+USUAL_SCRAPE_SECONDS = 15.0  # Prometheus' usual scrape interval, until the real one has been seen
+MOST_SCRAPE_SECONDS = 300.0  # Prometheus forgets an instant value after so long: nobody scrapes more rarely
+SCRAPES_PER_WINDOW = 4.0  # that a minute's rate rests on, at least
+SCRAPES_PER_SHORT_WINDOW = 2.2  # two samples are a rate; the rest is the jitter of scraping
 OTHERS_CPU = "host_cpu_others_ratio"  # worked out by control.trust and asked of nobody: no part of SIGNALS
 SIGNALS = HOST_SIGNALS + CONTAINER_SIGNALS + MODEL_SIGNALS + OTHER_SIGNALS
+
+
+def window_seconds(signal: str, scrape_interval_seconds: float | None) -> float:
+    """What Prometheus' rate for this signal reaches back over. Its counters give the exact mean over any window that
+    holds two scrapes; a latch shorter than that is judged by the shortest mean there is."""
+    mean_seconds = MEAN_SECONDS.get(signal, USUAL_MEAN_SECONDS)
+    scrapes = SCRAPES_PER_WINDOW if mean_seconds >= USUAL_MEAN_SECONDS else SCRAPES_PER_SHORT_WINDOW
+    return max(mean_seconds, scrapes * min(scrape_interval_seconds or 0.0, MOST_SCRAPE_SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
