@@ -71,7 +71,7 @@ WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 ERROR_RATIO_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5)
 POLL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
-LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 CATALOGUE: tuple[Metric, ...] = (
     # ── the model servers ──
@@ -142,23 +142,30 @@ CATALOGUE: tuple[Metric, ...] = (
     counter(
         "ollama_prompt_tokens_total",
         MODEL,
-        since="Completed",
-        help="Prompt tokens processed, those from the prompt cache included.",
+        since="Completed with engine durations",
+        help="Prompt tokens whose evaluation was timed, those from the prompt cache included. What a caller reports "
+        "without durations is not counted: these are divided by ollama_prompt_eval_duration_seconds_total.",
     ),
-    counter("ollama_generated_tokens_total", MODEL, since="Completed", help="Tokens generated."),
+    counter(
+        "ollama_generated_tokens_total",
+        MODEL,
+        since="Completed with engine durations",
+        help="Tokens generated whose decoding was timed. What a caller reports without durations is not counted: these "
+        "are divided by ollama_eval_duration_seconds_total, and that is the speed.",
+    ),
     counter(
         "ollama_eval_duration_seconds_total",
         MODEL,
         unit="seconds",
         since="Completed with engine durations",
-        help="Time spent decoding.",
+        help="Time spent decoding, of the answers whose tokens are in ollama_generated_tokens_total and no others.",
     ),
     counter(
         "ollama_prompt_eval_duration_seconds_total",
         MODEL,
         unit="seconds",
         since="Completed with engine durations",
-        help="Time spent on prompts; cached tokens take none.",
+        help="Time spent on the prompts in ollama_prompt_tokens_total and no others; cached tokens take none.",
     ),
     gauge(
         "ollama_generation_speed_tokens_per_second",
@@ -205,8 +212,9 @@ CATALOGUE: tuple[Metric, ...] = (
     counter(
         "dispatcher_errors_total",
         ERROR_TYPE,
-        since="Acted, and errors the daemon counts",
-        help="What went wrong, by kind.",
+        since="Acted, Sampled, Turned, Reloaded, Erred",
+        help="What went wrong, by kind: actions, each source that failed in a poll, the engine falling silent, history "
+        "records dropped or refused, API answers with a 5xx that are a fault (a 503 for want of a model is none).",
     ),
     # ── places and memory ──
     gauge(
@@ -334,9 +342,15 @@ CATALOGUE: tuple[Metric, ...] = (
         buckets=LAG_BUCKETS,
         unit="seconds",
         since="daemon",
-        help="How late the event loop's heartbeat was.",
+        help="How late the event loop's heartbeat was, ten times a second: over 10 minutes enough for a p99.9,"
+        " histogram_quantile(0.999, rate(dispatcher_event_loop_lag_seconds_bucket[10m])).",
     ),
-    gauge("dispatcher_abandoned_threads", since="daemon", help="Threads whose answer nobody waits for any more."),
+    gauge(
+        "dispatcher_abandoned_threads",
+        since="daemon",
+        help="Threads whose answer nobody waits for any more: of Docker, Prometheus and the history's disk. At most 20;"
+        " then calls are refused instead.",
+    ),
     counter("dispatcher_history_dropped_total", since="history", help="Events that could not be kept."),
 )
 

@@ -7,40 +7,44 @@ Nothing registers itself: whoever wants an exposition puts the Collector into a 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector as Registrable
 
 from dispatcher.clock import Clock
 from dispatcher.vocabulary.action import Start
-from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Leased, Relayed, Reloaded, Sampled, Turned
+from dispatcher.vocabulary.event import (
+    Acted,
+    Completed,
+    Decided,
+    Erred,
+    Event,
+    Leased,
+    Relayed,
+    Reloaded,
+    Sampled,
+    Turned,
+)
 from dispatcher.vocabulary.fleet import FleetView, Place
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 from exporter import gauges
-from exporter.catalogue import CATALOGUE, Metric
+from exporter.catalogue import CATALOGUE
+from exporter.families import Counts, Histogram, counter_family, gauge_family, histogram_family, label_sets
 from exporter.labels import (
     CAUSE,
     COMPLEXITY,
-    DECIDED_MODEL,
     ERROR_TYPE,
-    FROM,
-    MODEL,
     NO_MODEL,
     OTHER,
-    OUTCOME,
-    PLACE,
+    POLL_ERRORS,
     RULE,
     STATUS,
     STOP_REASON,
     TASK,
-    TO,
     UNKNOWN_REASON,
     Label,
 )
@@ -56,38 +60,10 @@ PROCESS = {  # keys of process() → metric
 MAX_PLACES = 1000  # whose starts and stops are told apart; containers may come and go under new names
 RELAYED_REMEMBERED = 10_000  # decisions whose last attempt is known, to tell a fallback from a repeat
 
-MAX_OBSERVED = 1e9  # seconds or a ratio; more is a report that is wrong, and would drown every other in the sum
 MAX_COUNTED = 1e21  # likewise, for byte-seconds of a long life
 MAX_TIMED_SECONDS = 7 * 86400.0  # of one request
 MAX_TOKENS = 10_000_000  # of one request
 MAX_TOKENS_PER_SECOND = 100_000.0  # no machine is faster: its tokens and seconds are no pair to divide
-
-Counts = dict[tuple[str, ...], float]
-
-
-class Histogram:
-    """Mutable. counts: per bucket, not cumulative; the last is beyond the highest bound."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float | None) -> None:
-        """None (not said), NaN and absurd values are no observations."""
-        if value is None or not abs(value) <= MAX_OBSERVED:
-            return
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        seen, answer = 0, []
-        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
-            seen += count
-            answer.append(("+Inf" if bound == math.inf else repr(float(bound)), float(seen)))
-        return answer
 
 
 class Collector(Registrable):
@@ -143,6 +119,8 @@ class Collector(Registrable):
             case Leased(what="granted" | "ended"):
                 self._leased(event)
             case Turned():
+                if event.what == "provider" and event.after == "failing":
+                    self._erred("engine_unreachable")
                 self._integrate_idle()
             case Relayed():
                 self._relay(event)
@@ -153,15 +131,19 @@ class Collector(Registrable):
                 self._sampled(event)
             case Reloaded(ok=ok):
                 self._reload_ok = float(ok)
+                if not ok:
+                    self._erred("configuration_invalid")
+            case Erred():
+                self._erred(event.error_type, event.count)
             case _:
                 pass
 
     def observe_loop_lag(self, seconds: float) -> None:
         self._histograms["dispatcher_event_loop_lag_seconds"][()].observe(seconds)
 
-    def count_error(self, error_type: str) -> None:
+    def _erred(self, error_type: str, count: int = 1) -> None:
         """A word of labels.ERROR_TYPES; another counts as _other."""
-        self._count("dispatcher_errors_total", (_closed(error_type, ERROR_TYPE),))
+        self._count("dispatcher_errors_total", (_closed(error_type, ERROR_TYPE),), count)
 
     def _decided(self, event: Decided) -> None:
         decision = event.decision
@@ -173,8 +155,9 @@ class Collector(Registrable):
             if (rejection := candidate.rejection) is not None:
                 refused = (self._model(candidate.place.model), _closed(rejection.rule, RULE))
                 self._rejections[refused] = self._rejections.get(refused, 0.0) + 1.0
-        for rule, count in decision.uncounted:
-            self._count("dispatcher_rejections_total", (OTHER, _closed(rule, RULE)), count)
+        for rule, count in decision.uncounted:  # survivors beyond those kept are counted there, too
+            if rule in REFUSING:
+                self._count("dispatcher_rejections_total", (OTHER, rule), count)
         self._decide_seconds.observe(event.decide_seconds)
 
     def _completed(self, event: Completed) -> None:
@@ -187,19 +170,9 @@ class Collector(Registrable):
         if event.status == "ok" and event.predicted_seconds is not None and timed:
             error_ratio = abs(event.predicted_seconds - event.duration_seconds) / event.duration_seconds
             self._observe("dispatcher_predicted_error_ratio", (), error_ratio)
-        prompt_tokens = timings.prompt_tokens if timings and timings.prompt_tokens is not None else event.prompt_tokens
-        output_tokens = timings.output_tokens if timings and timings.output_tokens is not None else event.output_tokens
-        eval_seconds, prompt_seconds = (
-            (timings.eval_seconds or 0.0, timings.prompt_eval_seconds or 0.0) if timings else (0.0, 0.0)
-        )  # rule 4
-        output_tokens, eval_seconds = _believed(output_tokens or 0, eval_seconds, MAX_TOKENS_PER_SECOND)
-        prompt_tokens, prompt_seconds = _believed(prompt_tokens or 0, prompt_seconds, math.inf)  # cached: any rate
-        self._count("ollama_prompt_tokens_total", model, prompt_tokens)
-        self._count("ollama_generated_tokens_total", model, output_tokens)
+        eval_seconds, prompt_seconds = self._tokens(event, model)
         if timings is None:
             return
-        self._count("ollama_eval_duration_seconds_total", model, eval_seconds)
-        self._count("ollama_prompt_eval_duration_seconds_total", model, prompt_seconds)
         self._observe("ollama_load_duration_seconds", model, timings.load_seconds)
         if timings.total_seconds is not None:
             first_token_seconds = max(0.0, timings.total_seconds - eval_seconds)
@@ -207,6 +180,26 @@ class Collector(Registrable):
             if timings.load_seconds is not None:  # rule 1
                 wait_seconds = first_token_seconds - timings.load_seconds - prompt_seconds
                 self._observe("ollama_queue_wait_seconds", model, max(0.0, wait_seconds))
+
+    def _tokens(self, event: Completed, model: tuple[str]) -> tuple[float, float]:
+        """Tokens and the seconds they took, both or neither (rule 4): they are there to be divided. The seconds of
+        decoding and of the prompt, as believed."""
+        timings = event.timings
+        told = event.output_tokens if timings is None or timings.output_tokens is None else timings.output_tokens
+        took = timings.eval_seconds if timings is not None else None
+        eval_seconds = self._paired("eval", "generated", model, told, took, MAX_TOKENS_PER_SECOND)
+        told = event.prompt_tokens if timings is None or timings.prompt_tokens is None else timings.prompt_tokens
+        took = timings.prompt_eval_seconds if timings is not None else None
+        return eval_seconds, self._paired("prompt_eval", "prompt", model, told, took, math.inf)  # cached: any rate
+
+    def _paired(
+        self, phase: str, kind: str, model: tuple[str], told: int | None, took: float | None, most_per_second: float
+    ) -> float:
+        tokens, seconds = _believed(told or 0, took or 0.0, most_per_second)
+        if tokens and seconds:
+            self._count(f"ollama_{kind}_tokens_total", model, tokens)
+            self._count(f"ollama_{phase}_duration_seconds_total", model, seconds)
+        return seconds
 
     def _relay(self, event: Relayed) -> None:
         before = self._relayed.get(event.decision_id)
@@ -226,7 +219,7 @@ class Collector(Registrable):
         action = event.action
         model, place = self._model(action.place.model), self._place(action.place)
         if not event.ok:
-            self.count_error(event.error_type)
+            self._erred(event.error_type)
         if isinstance(action, Start):
             self._count("dispatcher_swap_seconds_total", (), event.seconds)
             if event.ok:
@@ -241,6 +234,7 @@ class Collector(Registrable):
         self._observe("dispatcher_poll_duration_seconds", (), event.poll_seconds)
         for reason in event.failures.values():
             self._count("dispatcher_poll_failures_total", (_closed(reason, UNKNOWN_REASON),))
+            self._erred(POLL_ERRORS.get(reason, "internal"))
         self._count("dispatcher_ticks_missed_total", (), event.missed_ticks)
 
     def _leased(self, event: Leased) -> None:
@@ -294,7 +288,7 @@ class Collector(Registrable):
         self._models = frozenset(model.name for model in settings.models)
         models = tuple(model.name for model in settings.models)
         for metric in CATALOGUE:
-            for labels in _label_sets(metric, models):
+            for labels in label_sets(metric, models):
                 if metric.kind == "counter":
                     self._counts[metric.name].setdefault(labels, 0.0)
                 elif metric.kind == "histogram" and labels not in self._histograms[metric.name]:
@@ -333,13 +327,14 @@ class Collector(Registrable):
                 counts = dict(self._counts[metric.name])
                 if metric.name in process:
                     counts[()] = process[metric.name]
-                yield _counter(metric, counts)
+                yield counter_family(metric, counts)
             elif metric.kind == "gauge":
-                yield _gauge(metric, values(metric.name))
+                yield gauge_family(metric, values(metric.name))
             else:
-                yield _histogram(metric, self._histograms[metric.name])
+                yield histogram_family(metric, self._histograms[metric.name])
 
 
+REFUSING = frozenset(RULE.values or ())
 _BUCKETS = {metric.name: metric.buckets for metric in CATALOGUE if metric.buckets}
 _WORDS = {
     id(label): frozenset(label.values)
@@ -356,42 +351,3 @@ def _believed(tokens: int, seconds: float, most_per_second: float) -> tuple[int,
 
 def _closed(word: str, label: Label) -> str:
     return str(word) if word in _WORDS[id(label)] else OTHER
-
-
-def _label_sets(metric: Metric, models: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
-    """All that can be known beforehand: none where a label's words are not."""
-    words = {label.name: label.values if label.values is not None else () for label in metric.labels}
-    for label in (MODEL, FROM, TO):
-        if label in metric.labels:
-            words[label.name] = models
-    if DECIDED_MODEL in metric.labels:  # the outcome `none`, and only it, goes with no model
-        named = tuple(outcome for outcome in OUTCOME.values or () if outcome != "none")
-        yield from product(models, words["task"], words["complexity"], named)
-        yield from product((NO_MODEL,), words["task"], words["complexity"], ("none",))
-        return
-    if PLACE in metric.labels:
-        return
-    for labels in product(*(words[name] for name in metric.label_names)):
-        if FROM not in metric.labels or labels[0] != labels[1]:
-            yield labels
-
-
-def _counter(metric: Metric, counts: Counts) -> Family:
-    family = CounterMetricFamily(metric.name, metric.help, labels=metric.label_names, unit=metric.unit)
-    for labels, value in counts.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _gauge(metric: Metric, values: Iterable[tuple[tuple[str, ...], float]]) -> Family:
-    family = GaugeMetricFamily(metric.name, metric.help, labels=metric.label_names, unit=metric.unit)
-    for labels, value in values:
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(metric: Metric, histograms: Mapping[tuple[str, ...], Histogram]) -> Family:
-    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.label_names, unit=metric.unit)
-    for labels, histogram in histograms.items():
-        family.add_metric(labels, buckets=histogram.cumulative(), sum_value=histogram.total)
-    return family

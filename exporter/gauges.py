@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
-from dispatcher.vocabulary.signal import HOST_SIGNALS, SIGNALS, Freshness, Snapshot, UnknownReason
+from dispatcher.vocabulary.signal import (
+    HOST_SIGNALS,
+    OPTIONAL_SIGNALS,
+    SIGNALS,
+    Freshness,
+    Reading,
+    Snapshot,
+    UnknownReason,
+)
 from exporter.labels import OTHER
 
 Value = tuple[str, tuple[str, ...], float]  # metric, label values in the catalogue's order, value
@@ -80,7 +88,7 @@ def snapshot_gauges(snapshot: Snapshot, fleet: FleetView, now_seconds: float) ->
     unknown: set[tuple[str, str]] = set()
     measured = dict.fromkeys(HOST_SIGNALS, False)
     for (signal, _), reading in snapshot.readings.items():
-        if signal not in _SIGNALS:
+        if signal not in _SIGNALS or (signal in OPTIONAL_SIGNALS and _not_there(reading)):
             continue
         measured[signal] = True
         if reading.value is None:
@@ -98,6 +106,12 @@ def snapshot_gauges(snapshot: Snapshot, fleet: FleetView, now_seconds: float) ->
         failing.add(snapshot.reading("host_memory_available_bytes").unknown or UnknownReason.PROM_STALE)
     for reason in UnknownReason:
         yield "dispatcher_degraded", (reason.value,), float(reason in failing)
+
+
+def _not_there(reading: Reading[float]) -> bool:
+    """Unknown for no better reason than that nobody speaks of it: of a GPU most hosts have none."""
+    contradicted = {UnknownReason.NOT_A_NUMBER, UnknownReason.ABSURD, UnknownReason.MULTI_SERIES}
+    return reading.value is None and reading.unknown not in contradicted
 
 
 def queue_gauges(queues: Queues, settings: Settings) -> Iterator[Value]:

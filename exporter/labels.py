@@ -43,6 +43,7 @@ ERROR_TYPES = (  # the error tree in snake case, and what goes wrong with places
     "engine_answer_unreadable",
     "place_not_ours",
     "history_unavailable",
+    "history_broken",
     "configuration_invalid",
     "start_failed",
     "start_refused",
@@ -55,6 +56,16 @@ ERROR_TYPES = (  # the error tree in snake case, and what goes wrong with places
     "place_crashed",
     "internal",
 )
+
+
+POLL_ERRORS = {  # why a poll of a source failed → the error it is
+    "prom_unreachable": "prometheus_unreachable",
+    "prom_error": "prometheus_refused",
+    "prom_unauthorized": "prometheus_refused",
+    "prom_too_large": "prometheus_refused",
+    "host_unreadable": "host_unreadable",
+    "engine_unreachable": "engine_unreachable",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

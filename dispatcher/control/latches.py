@@ -3,13 +3,15 @@
 | latch         | closes                                                        | opens                             |
 |---------------|---------------------------------------------------------------|-----------------------------------|
 | cpu_busy      | others' CPU ≥ enter in 3 of the last 4 distinct samples,      | both calm for recover_after:      |
-|               | or CPU PSI `some` above its value                             | below leave; not above its value  |
-| pressure_high | memory PSI `some` above its value                             | not above it for recover_after    |
-| pressure_full | memory PSI `full` above its value                             | not above it for recover_after    |
+|               | or CPU PSI `some` above its value, mean of 60 s               | below leave; not above its value  |
+| pressure_high | memory PSI `some` above its value, mean of 30 s               | not above it for recover_after    |
+| pressure_full | memory PSI `full` above its value, mean of 10 s               | not above it for recover_after    |
 | memory_hard   | available < max(100 MiB, 2 % of total)                        | at once, above 1.25 × the limit   |
-| memory_short: | free < need × enter, per place that holds no memory           | at once, free ≥ need × leave      |
+| memory_short: | free < need × enter, per place that holds no memory           | at once, free ≥ need × leave; or  |
+|               |                                                               | ≥ need × enter for recover_after  |
 
-What nobody knows never moves a latch, and the same sample seen twice moves it once.
+The means are of the counters, over MEAN_SECONDS of the signal; where Prometheus scrapes too rarely for that, over two
+scrapes (four for a minute's mean). What nobody knows never moves a latch, and the same sample seen twice moves it once.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from dataclasses import dataclass, replace
 
 from dispatcher.vocabulary.fleet import HOLDING, FleetView, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import PolicySettings
-from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.signal import MEAN_SECONDS, Snapshot
 from dispatcher.vocabulary.words import Bytes
 
 DISTINCT_SECONDS = 0.5  # samples closer than this are one sample, seen through the jitter of two queries
 HARD_TOTAL_RATIO = 0.02  # kubelet's hard eviction, as a share of the total
 HARD_LEAVE_RATIO = 1.25
-OWN_CPU_SECONDS = 60.0  # the host's CPU is a mean over so long, so ours is, too; also how old a place's reading may be
-DEFAULT_NUM_CTX = 4096
+# The host's CPU is a mean over so long, so ours is, too; also how old a place's reading may be.
+OWN_CPU_SECONDS = MEAN_SECONDS["host_cpu_busy_ratio"]
 FreeBytesOf = Callable[[PlaceView, Snapshot], "int | None"]
 
 
@@ -121,12 +124,13 @@ def latched(
         for condition in conditions(own, snapshot, fleet, policy)
     }
     after["memory_hard"] = _memory_hard(before.get("memory_hard", OPEN), snapshot, policy)
+    at_seconds = snapshot.reading("host_memory_available_bytes").at_seconds
     for view in fleet.places:
         name = f"memory_short:{view.place.server}/{view.place.model}"
         if not (view.state in HOLDING or view.leases or view.budget_bytes) and view.place.model in profiles.facts:
             need = profiles.footprint_bytes(view.place.model, view.num_ctx or DEFAULT_NUM_CTX, view.parallel)
             free = free_bytes_of(view, snapshot)
-            after[name] = _memory_short(before.get(name, OPEN), need, free, policy)
+            after[name] = _memory_short(before.get(name, OPEN), need, free, at_seconds, policy, step_max_seconds)
     return after
 
 
@@ -211,15 +215,26 @@ def _memory_hard(latch: Latch, snapshot: Snapshot, policy: PolicySettings) -> La
     return _turned(latch, available < limit, f"{available:.0f} bytes available, hard limit {limit:.0f}")
 
 
-def _memory_short(latch: Latch, need_bytes: int, free_bytes: int | None, policy: PolicySettings) -> Latch:
+def _memory_short(
+    latch: Latch, need_bytes: int, free_bytes: int | None, at_seconds: float, policy: PolicySettings, step_max: float
+) -> Latch:
+    """On a host whose whole room is less than need × leave, only lasting calm can open it again: with more than
+    need × enter free for recover_after, nothing is flapping."""
     if free_bytes is None:
         return latch
     words = f"needs {Bytes(need_bytes)}, {Bytes(free_bytes)} free"
-    if free_bytes < need_bytes * policy.memory_enter_ratio:
-        return _turned(latch, True, words)
     if free_bytes >= need_bytes * policy.memory_leave_ratio:
         return _turned(latch, False, words)
-    return latch
+    if free_bytes < need_bytes * policy.memory_enter_ratio:
+        return replace(_turned(latch, True, words), at_seconds=at_seconds, calm_seconds=None)
+    if not latch.closed:
+        return latch
+    calm_seconds = 0.0
+    if latch.calm_seconds is not None:
+        calm_seconds = latch.calm_seconds + max(0.0, min(at_seconds - latch.at_seconds, step_max))
+    if calm_seconds >= policy.recover_after_seconds:
+        return Latch(at_seconds=at_seconds, because=f"{words} for {calm_seconds:.0f} s")
+    return replace(latch, at_seconds=at_seconds, calm_seconds=calm_seconds)
 
 
 def _turned(latch: Latch, closed: bool, because: str) -> Latch:

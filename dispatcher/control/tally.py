@@ -11,18 +11,27 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from dispatcher.control.footprints import peak_after, peak_after_kill
+from dispatcher.control.records import TELLING, Records
 from dispatcher.control.window import Window, weight, weighted_median
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.engine import InstalledModel, ModelShape
 from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Leased
 from dispatcher.vocabulary.fleet import Place
-from dispatcher.vocabulary.profile import HostSpeed, Measured, ModelFacts, Profiles, Rates, Success, blended
+from dispatcher.vocabulary.profile import (
+    LOAD_BASE_SECONDS,
+    HostSpeed,
+    Measured,
+    ModelFacts,
+    Profiles,
+    Rates,
+    Record,
+    Success,
+    blended,
+)
 
 WANTED_HALF_LIFE_SECONDS = 6 * 3600.0  # as freq of greedy-dual eviction (numbers.md)
 IDLE_GAPS = 200
-PEAK_DECAY_RATIO = 0.001  # of the distance, per lower reading: at one per 5 s half in an hour
-PEAK_MAX_N = 100
-OOM_FACTOR = 1.25
 REFRESH_SECONDS = 3600.0  # fading is looked at so often when nothing happens
 
 MIN_DECODE_TOKENS = 8  # fewer are all noise
@@ -37,7 +46,6 @@ MAX_SECONDS = 7 * 86400.0  # what anything here may take
 MAX_TOKENS = 10_000_000
 MAX_BYTES = float(2**50)
 MAX_AT_SECONDS = 1e11  # in the year 5138; beyond, sums of times lose themselves
-LOAD_BASE_SECONDS = 1.5  # load = this + file / disk rate
 CPU = HostSpeed()
 VIDEO = HostSpeed(t0_seconds=0.005, bandwidth_bytes_per_second=400e9)
 
@@ -81,6 +89,7 @@ class Tally:
         self._configured = dict(facts)
         self._places: dict[Place, _PlaceTally] = {}
         self._outcomes: dict[tuple[str, str], deque[tuple[bool, float]]] = {}
+        self._records = Records()
         self._use: dict[str, _Use] = {model: _Use() for model in facts}
         self._profiles = Profiles(facts=dict(facts))
         self._built_at_seconds: float | None = None
@@ -131,16 +140,11 @@ class Tally:
                 self._built_at_seconds = None  # the host's speed was read off the old sizes
 
     def learn_peak(self, model: str, num_ctx: int, parallel: int, size_bytes: int) -> None:
-        """One reading of what the model occupies. A higher one counts at once, a lower one lowers the peak slowly."""
+        """One reading of what the model occupies."""
         if model not in self._configured or not 0 < size_bytes <= MAX_BYTES:
             return
         key = (model, num_ctx, parallel)
-        known = self._profiles.peaks.get(key)
-        peak = float(size_bytes)
-        if known is not None and known.value is not None and known.value > peak:
-            peak = known.value - (known.value - peak) * PEAK_DECAY_RATIO
-        n = 1 if known is None else min(known.n + 1, PEAK_MAX_N)
-        self._set_peaks({key: Measured(value=peak, n=n)})
+        self._set_peaks({key: peak_after(self._profiles.peaks.get(key), size_bytes)})
 
     def learn_oom(self, model: str, num_ctx: int, parallel: int) -> None:
         """An out-of-memory kill: the footprint believed until now, blend and all, times 1.25."""
@@ -149,11 +153,7 @@ class Tally:
         key = (model, num_ctx, parallel)
         predicted = self._profiles.facts[model].predicted_footprint_bytes(num_ctx, parallel)
         known = self._profiles.peaks.get(key, Measured())
-        believed = blended(known, predicted)
-        n = max(known.n, 5)  # its word weighs at least half, also when it is the first
-        share = n / (n + 5)
-        peak = min(MAX_BYTES, (OOM_FACTOR * believed - (1 - share) * predicted) / share)
-        self._set_peaks({key: Measured(value=peak, n=n)})
+        self._set_peaks({key: peak_after_kill(known, predicted, MAX_BYTES)})
 
     def restore_peaks(self, peaks: Mapping[tuple[str, int, int], Measured]) -> None:
         """Those of the last process."""
@@ -174,6 +174,10 @@ class Tally:
         if stale or self._dirty_wanted or self._dirty_places or self._dirty_success or self._dirty_gaps:
             self._rebuild(now_seconds, speed=stale)
         return self._profiles
+
+    def records(self, now_seconds: float) -> tuple[Record, ...]:
+        """How each model has done, per task and agent, for people to read."""
+        return self._records.told(now_seconds)
 
     def _rebuild(self, now_seconds: float, *, speed: bool) -> None:
         before = self._profiles
@@ -243,11 +247,8 @@ class Tally:
         if use is None:
             return
         use.ended_at_seconds = max(use.ended_at_seconds or 0.0, event.at_seconds)
-        if event.status in (
-            "ok",
-            "error",
-            "timeout",
-        ):  # what a caller, we or the queue broke off says nothing of a model
+        self._records.add(event)
+        if event.status in TELLING:
             key = (event.model, event.task)
             self._outcomes.setdefault(key, deque(maxlen=100)).append((event.status == "ok", event.at_seconds))
             self._dirty_success.add(key)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from statistics import median
 
 from dispatcher.control.latches import (
     DISTINCT_SECONDS,
@@ -28,24 +27,23 @@ from dispatcher.vocabulary.fleet import FleetView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import (
+    ABSENT,
     HOST,
     HOST_SIGNALS,
+    OPTIONAL_SIGNALS,
     OTHERS_CPU,
     SIGNALS,
+    USUAL_SCRAPE_SECONDS,
     Freshness,
     Reading,
     Sample,
     Snapshot,
     UnknownReason,
+    window_seconds,
 )
 
 PROMETHEUS, LOCAL, REHEARSAL = "prometheus", "host", "rehearsal"  # names of sources
-UNKNOWN_SCRAPE_SECONDS = 15.0  # Prometheus' usual scrape interval, until the real one has been seen
-KEPT_TIMES = 9  # distinct sample times, eight gaps: one outage among them does not move the median
-SCRAPES_PER_WINDOW = 4  # numbers.md: rate window max(1 min, 4 scrapes)
-ABSENT = frozenset(  # of a sample: the source could not say, which does not contradict what it said before
-    {UnknownReason.EMPTY, UnknownReason.PROM_STALE, UnknownReason.PROM_ERROR, UnknownReason.PROM_UNREACHABLE}
-)
+KEPT_TIMES = 9  # distinct sample times, eight gaps: outages among them, up to five, do not move their lower quartile
 
 Key = tuple[str, str]  # (signal, subject)
 Readings = Mapping[Key, Reading[float]]
@@ -91,13 +89,12 @@ def trusted(
         readings=readings,
         latches=closed_names(state.latches),
         source=_source_of(readings),
-        failing={name: why for name, why in failures.items() if _counts(name, state, settings)},
+        failing=_failing(samples_by_source, failures, state, settings),
         freshness=_freshness(memory, fresh_seconds(state, memory.source, HOST_SIGNALS[0], settings), now_seconds),
         scrape_interval_seconds=scrape_seconds,
         stale=_stale(readings, state, settings, now_seconds),
     )
-    window_seconds = max(OWN_CPU_SECONDS, SCRAPES_PER_WINDOW * (scrape_seconds or 0.0))
-    own = own_cpu(state.own, fleet, snapshot, now_seconds, window_seconds)
+    own = own_cpu(state.own, fleet, snapshot, now_seconds, window_seconds("host_cpu_busy_ratio", scrape_seconds))
     readings[OTHERS_CPU, HOST] = _others_cpu(own, snapshot, fleet)
     snapshot = replace(snapshot, readings=readings)
     step_max_seconds = max(OWN_CPU_SECONDS, fresh_seconds(state, PROMETHEUS, "host_cpu_busy_ratio", settings))
@@ -107,9 +104,12 @@ def trusted(
 
 
 def scrape_interval_seconds(state: TrustState, signal: str = "host_memory_available_bytes") -> float | None:
-    """Median gap between the distinct sample times Prometheus gave for a signal; None until two were seen."""
+    """Lower quartile of the gaps between the distinct sample times Prometheus gave for a signal; None until two were
+    seen. Not their median: an outage makes a gap longer, and a Prometheus that comes and goes would teach that
+    minutes between scrapes are usual, and what is minutes old, fresh."""
     times = state.times.get(signal, ())
-    return median(after - before for before, after in pairwise(times)) if len(times) > 1 else None
+    gaps = sorted(after - before for before, after in pairwise(times))
+    return gaps[len(gaps) // 4] if gaps else None
 
 
 def fresh_seconds(state: TrustState, source: str, signal: str, settings: Settings) -> float:
@@ -118,7 +118,7 @@ def fresh_seconds(state: TrustState, source: str, signal: str, settings: Setting
     poll_seconds = settings.telemetry.interval_seconds
     interval_seconds = poll_seconds
     if source == PROMETHEUS:
-        interval_seconds = scrape_interval_seconds(state, signal) or UNKNOWN_SCRAPE_SECONDS
+        interval_seconds = scrape_interval_seconds(state, signal) or USUAL_SCRAPE_SECONDS
     policy = settings.policy
     return min(policy.fresh_scrapes * max(interval_seconds, poll_seconds), policy.blind_after_seconds)
 
@@ -191,7 +191,26 @@ def _believed(
     keys = dict.fromkeys(key for source in sources for key in state.readings.get(source, ()))
     named = {signal for signal, _ in keys}
     keys.update(dict.fromkeys((signal, HOST) for signal in SIGNALS if signal not in named))
-    return {key: _reading(key, sources, state, failures, settings, now_seconds) for key in keys}
+    readings = {key: _reading(key, sources, state, failures, settings, now_seconds) for key in keys}
+    return {key: reading for key, reading in readings.items() if not _absent(key, reading, sources, state, failures)}
+
+
+def _absent(
+    key: Key,
+    reading: Reading[float],
+    sources: Sequence[str],
+    state: TrustState,
+    failures: Mapping[str, UnknownReason],
+) -> bool:
+    """Of a signal that need not be there, when everybody was heard and nobody said more than that it is not."""
+    if failures:
+        return False
+    told = (state.readings[source].get(key) for source in sources if source in state.readings)
+    return (
+        key[0] in OPTIONAL_SIGNALS
+        and reading.value is None
+        and all(one is None or (one.value is None and one.unknown in ABSENT) for one in told)
+    )
 
 
 def _reading(
@@ -237,6 +256,21 @@ def _counts(source: str, state: TrustState, settings: Settings) -> bool:
     if source == PROMETHEUS and settings.telemetry.prometheus.enabled == "true":
         return True
     return source in state.seen or (source == LOCAL and settings.telemetry.host_enabled)
+
+
+def _failing(
+    samples_by_source: Mapping[str, Sequence[Sample]],
+    failures: Mapping[str, UnknownReason],
+    state: TrustState,
+    settings: Settings,
+) -> dict[str, UnknownReason]:
+    """Also a source that answers by another clock: nothing it says can be believed."""
+    failing = {name: why for name, why in failures.items() if _counts(name, state, settings)}
+    for name, samples in samples_by_source.items():
+        known = any(sample.value is not None for sample in samples)
+        if not known and any(sample.unknown is UnknownReason.CLOCK_SKEW for sample in samples):
+            failing[name] = UnknownReason.CLOCK_SKEW
+    return failing
 
 
 def _source_of(readings: Readings) -> str:

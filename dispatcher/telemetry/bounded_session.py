@@ -31,7 +31,11 @@ _PIECE_BYTES = 65536
 
 
 class BodyRefused(requests.RequestException):
-    """Too large, cut short, or not what its encoding says."""
+    """Cut short, or not what its encoding says."""
+
+
+class BodyTooLarge(BodyRefused):
+    """More than is taken in; nobody waits for its end."""
 
 
 class BoundedSession(requests.Session):
@@ -86,7 +90,7 @@ class BoundedSession(requests.Session):
             while piece := response.raw.read1(_PIECE_BYTES, decode_content=True):
                 body += piece
                 if len(body) > self.max_body_bytes:
-                    raise BodyRefused(f"the answer is larger than {self.max_body_bytes} bytes")
+                    raise BodyTooLarge(f"the answer is larger than {self.max_body_bytes} bytes")
                 if time.monotonic() > self.deadline_seconds:
                     raise requests.Timeout("the answer was still coming when the deadline passed")
         except SocketTimeout as cause:

@@ -1,7 +1,9 @@
 """This host's own word: psutil and /proc. It stands in, per signal, where Prometheus has nothing fresh to say.
 
-CPU is the difference of two looks at least a minute apart once the daemon has run so long, as Prometheus' rates are:
-one busy second is no busy host. The kernel without PSI gives no pressure samples: absence, not 0.
+CPU and pressures are differences of the kernel's counters between two looks as far apart as the signal's mean is long
+(MEAN_SECONDS: each latch has its own), as Prometheus' rates are: one busy second is no busy host. Until the daemon has
+run so long, a pressure is the kernel's own running mean that is at least as slow; it never closes a latch too early.
+The kernel without PSI gives no pressure samples: absence, not 0.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ import psutil
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import HostUnreadable
-from dispatcher.vocabulary.signal import Sample, UnknownReason
+from dispatcher.telemetry.gpu_probe import GpuProbe
+from dispatcher.vocabulary.signal import MEAN_SECONDS, Sample, UnknownReason
 from dispatcher.wire.host import Pressure, parse_meminfo, parse_pressure
 
-WINDOW_SECONDS = 60.0
+WINDOW_SECONDS = max(MEAN_SECONDS.values())
+PRESSURES = ("host_memory_pressure_ratio", "host_memory_pressure_full_ratio", "host_cpu_pressure_ratio")
+KERNEL_MEAN_SECONDS = 10.0  # the shorter of the two running means taken from PSI; the other is a minute's
 FIRST_LOOK_SECONDS = 0.5  # between the first two looks: a daemon's first answer should not wait 5 s for the CPU
 NAME = "host"
 
@@ -37,13 +42,15 @@ class _Look:
 
 
 class HostSource:
-    """clock: for the time between the first two looks. proc: where Linux keeps its counters."""
+    """clock: for the time between the first two looks. proc: where Linux keeps its counters. gpu: asked beside the
+    polls; without one, or without nvidia-smi, nothing is said of video memory."""
 
     name = NAME
 
-    def __init__(self, *, clock: Clock | None = None, proc: Path = Path("/proc")) -> None:
+    def __init__(self, *, clock: Clock | None = None, proc: Path = Path("/proc"), gpu: GpuProbe | None = None) -> None:
         self._clock = clock or SystemClock()
         self._proc = proc
+        self._gpu = gpu
         self._looks: deque[_Look] = deque()
 
     async def sample(self, now_seconds: float) -> Sequence[Sample]:
@@ -61,7 +68,12 @@ class HostSource:
                 "Try: cat /proc/meminfo /proc/stat   as the user the daemon runs as."
             ) from cause
         self._keep(look)
-        return told
+        video = self._gpu.newest(now_seconds) if self._gpu is not None else None
+        return told if video is None else [*told, video]
+
+    async def close(self) -> None:
+        if self._gpu is not None:
+            await self._gpu.close()
 
     def _keep(self, look: _Look) -> None:
         """One look older than the window stays: the difference to it spans the whole window."""
@@ -105,13 +117,20 @@ class HostSource:
         return [*told, _told("host_cpu_count", count, look.at_seconds)] if count else told
 
     def _pressures(self, look: _Look) -> list[Sample]:
-        first = self._looks[0]
-        found = {
-            "host_memory_pressure_ratio": _some(first.memory, look.memory, first, look),
-            "host_memory_pressure_full_ratio": _full(first.memory, look.memory, first, look),
-            "host_cpu_pressure_ratio": _some(first.cpu, look.cpu, first, look),
-        }
+        found = {name: self._pressure_ratio(name, look) for name in PRESSURES}
         return [_told(name, value, look.at_seconds) for name, value in found.items() if value is not None]
+
+    def _pressure_ratio(self, signal: str, look: _Look) -> float | None:
+        """Stalled seconds per second since the youngest look that is a whole mean old."""
+        mean_seconds = MEAN_SECONDS[signal]
+        after = _stall(signal, look)
+        if after is None:
+            return None
+        old = [one for one in self._looks if look.at_seconds - one.at_seconds >= mean_seconds]
+        before = _stall(signal, old[-1]) if old else None
+        if before is None or before.total_seconds is None or after.total_seconds is None:
+            return after.avg10_ratio if mean_seconds <= KERNEL_MEAN_SECONDS else after.avg60_ratio
+        return (after.total_seconds - before.total_seconds) / (look.at_seconds - old[-1].at_seconds)
 
     def _pressure(self, resource: str) -> Pressure | None:
         text = self._text(f"pressure/{resource}")
@@ -125,26 +144,27 @@ class HostSource:
             return None
 
 
-def _some(before: Pressure | None, after: Pressure | None, first: _Look, look: _Look) -> float | None:
-    if before is None or after is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stall:
+    """Of one kind in one file of PSI."""
+
+    avg10_ratio: float | None
+    avg60_ratio: float | None
+    total_seconds: float | None
+
+
+def _stall(signal: str, look: _Look) -> _Stall | None:
+    """None: this kernel has no such file."""
+    told = look.cpu if signal == "host_cpu_pressure_ratio" else look.memory
+    if told is None:
         return None
-    return _rate(before.some_total_seconds, after.some_total_seconds, after.some_avg60_ratio, first, look)
-
-
-def _full(before: Pressure | None, after: Pressure | None, first: _Look, look: _Look) -> float | None:
-    if before is None or after is None:
-        return None
-    return _rate(before.full_total_seconds, after.full_total_seconds, after.full_avg60_ratio, first, look)
-
-
-def _rate(
-    before: float | None, after: float | None, avg60_ratio: float | None, first: _Look, look: _Look
-) -> float | None:
-    """Stalled seconds per second over the window; the kernel's own running minute until ours has filled."""
-    passed = look.at_seconds - first.at_seconds
-    if before is None or after is None or passed < WINDOW_SECONDS:
-        return avg60_ratio
-    return (after - before) / passed
+    if signal == "host_memory_pressure_full_ratio":
+        return _Stall(
+            avg10_ratio=told.full_avg10_ratio, avg60_ratio=told.full_avg60_ratio, total_seconds=told.full_total_seconds
+        )
+    return _Stall(
+        avg10_ratio=told.some_avg10_ratio, avg60_ratio=told.some_avg60_ratio, total_seconds=told.some_total_seconds
+    )
 
 
 def _told(signal: str, value: float | None, at_seconds: float) -> Sample:

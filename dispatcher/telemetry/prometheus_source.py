@@ -23,8 +23,21 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.exceptions import NameResolutionError
 from urllib3.util.retry import Retry
 
-from dispatcher.errors import PrometheusRefused, PrometheusUnreachable, causes_of
-from dispatcher.telemetry.bounded_session import BodyRefused, BoundedSession, BoundedThreads, TooManyAbandoned
+from dispatcher.clock import wall_seconds
+from dispatcher.errors import (
+    PrometheusRefused,
+    PrometheusTooLarge,
+    PrometheusUnauthorized,
+    PrometheusUnreachable,
+    causes_of,
+)
+from dispatcher.telemetry.bounded_session import (
+    BodyRefused,
+    BodyTooLarge,
+    BoundedSession,
+    BoundedThreads,
+    TooManyAbandoned,
+)
 from dispatcher.vocabulary.settings import PrometheusSettings, Settings, SignalSettings
 from dispatcher.vocabulary.signal import Sample, UnknownReason
 from dispatcher.wire import promql
@@ -34,7 +47,7 @@ UNION_AGAIN_SECONDS = 300.0
 ALL_BAD_AGAIN_SECONDS = 30.0  # not one is taken: that is the server, and 18 queries a poll would not help it
 INNER_DEADLINE_RATIO = 0.95  # the thread ends by itself, with the better words, before it is abandoned
 SERIES_PER_PLACE = 32
-SCRAPES_PER_WINDOW = 4
+UNAUTHORIZED = (401, 403, 407)
 QUERY_REFUSED = (400, 422)  # Prometheus' bad_data and execution
 
 
@@ -55,9 +68,10 @@ class _Plan:
 class _Poll:
     signals: Mapping[str, SignalSettings]
     instance: str | None
-    window_seconds: float
+    scrape_interval_seconds: float | None
     max_series: int
     now_seconds: float
+    wall_seconds: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +102,8 @@ class _Client:
             return self.connect.custom_query(expression)
         except PrometheusApiClientException as cause:
             raise self._refusal() from cause
+        except BodyTooLarge as cause:
+            raise _refused(self.prometheus, str(cause), PrometheusTooLarge) from cause
         except BodyRefused as cause:
             raise _refused(self.prometheus, str(cause)) from cause
         except requests.JSONDecodeError as cause:
@@ -110,8 +126,9 @@ class _Client:
             words = ""
         if answer.status_code in QUERY_REFUSED and words:
             return _QueryBad(words)
+        kind = PrometheusUnauthorized if answer.status_code in UNAUTHORIZED else PrometheusRefused
         hint = " (redirects are not followed)" if 300 <= answer.status_code < 400 else ""
-        return _refused(self.prometheus, f"HTTP {answer.status_code}{hint}{': ' if words else ''}{words}")
+        return _refused(self.prometheus, f"HTTP {answer.status_code}{hint}{': ' if words else ''}{words}", kind)
 
     def _content_type(self) -> str:
         answer = self.session.last
@@ -120,7 +137,8 @@ class _Client:
 
 class PrometheusSource:
     """settings: read at every poll, so that a reload takes effect. scrape_interval_seconds: as measured, for the rate
-    window of max(1 min, 4 scrapes). known_places: 32 series more are allowed for each."""
+    windows. known_places: 32 series more are allowed for each. wall_seconds: this machine's,
+    now: the server's clock is held against it."""
 
     name = promql.SOURCE
 
@@ -130,10 +148,12 @@ class PrometheusSource:
         *,
         scrape_interval_seconds: Callable[[], float | None] = lambda: None,
         known_places: Callable[[], int] = lambda: 0,
+        wall_seconds: Callable[[], float] = wall_seconds,
     ) -> None:
         self._settings = settings
         self._scrape_interval_seconds = scrape_interval_seconds
         self._known_places = known_places
+        self._wall_seconds = wall_seconds
         self._threads = BoundedThreads("prometheus-poll")
         self._client: _Client | None = None
         self._plan: _Plan | None = None
@@ -201,11 +221,10 @@ class PrometheusSource:
         poll = _Poll(
             signals=signals,
             instance=plan.instance,
-            window_seconds=max(
-                promql.RATE_WINDOW_SECONDS, SCRAPES_PER_WINDOW * (self._scrape_interval_seconds() or 0.0)
-            ),
+            scrape_interval_seconds=self._scrape_interval_seconds(),
             max_series=max(plan.prometheus.max_series, SERIES_PER_PLACE * self._known_places()),
             now_seconds=now_seconds,
+            wall_seconds=self._wall_seconds,
         )
         client = self._client = self._client or _Client(plan.prometheus)
         try:
@@ -230,7 +249,7 @@ class PrometheusSource:
 def _polled(client: _Client, poll: _Poll) -> _Outcome:
     """In the thread: the union, or when Prometheus refuses that, each signal alone."""
     try:
-        rows = client.query(promql.union_query(poll.signals, poll.instance, poll.window_seconds))
+        rows = client.query(promql.union_query(poll.signals, poll.instance, poll.scrape_interval_seconds))
     except _QueryBad:
         return _one_by_one(client, poll)
     return _Outcome(samples=_samples(client, poll, rows, poll.signals))
@@ -242,7 +261,7 @@ def _one_by_one(client: _Client, poll: _Poll) -> _Outcome:
     bad: dict[str, str] = {}
     for name, setting in poll.signals.items():
         try:
-            rows = client.query(promql.single_query(name, setting, poll.instance, poll.window_seconds))
+            rows = client.query(promql.single_query(name, setting, poll.instance, poll.scrape_interval_seconds))
             told += _samples(client, poll, rows, {name: setting})
         except _QueryBad as refused:
             bad[name] = str(refused)
@@ -257,9 +276,9 @@ def _one_by_one(client: _Client, poll: _Poll) -> _Outcome:
 
 def _samples(client: _Client, poll: _Poll, rows: object, signals: Mapping[str, SignalSettings]) -> list[Sample]:
     if isinstance(rows, list) and len(rows) > poll.max_series:
-        raise _refused(client.prometheus, f"{len(rows)} series came, {poll.max_series} are allowed")
+        raise _refused(client.prometheus, f"{len(rows)} series came, {poll.max_series} are allowed", PrometheusTooLarge)
     try:
-        return promql.samples(rows, signals, poll.now_seconds)
+        return promql.samples(rows, signals, poll.now_seconds, poll.wall_seconds())
     except ValueError as cause:
         raise _refused(client.prometheus, f"its answer is no query result: {cause}") from cause
 
@@ -276,9 +295,11 @@ def _unreachable(prometheus: PrometheusSettings, cause: str) -> PrometheusUnreac
     )
 
 
-def _refused(prometheus: PrometheusSettings, cause: str) -> PrometheusRefused:
+def _refused(
+    prometheus: PrometheusSettings, cause: str, kind: type[PrometheusRefused] = PrometheusRefused
+) -> PrometheusRefused:
     url = shown_url(prometheus.url)
-    return PrometheusRefused(
+    return kind(
         f"Prometheus at {url} answered, but not with a result ({cause}). "
         "Deciding on this host's own readings until it does; decisions say source=host. "
         f"Try: curl '{url}/api/v1/query?query=1'   and check telemetry.prometheus.url, headers and signals."

@@ -142,10 +142,11 @@ class Sampler:
         before = self._told.sources
         after = {}
         for answer in answers:
-            if answer.failure is None:
+            failing = self._snapshot.failing.get(answer.name)
+            if failing is not None:
+                after[answer.name] = failing.value
+            elif answer.failure is None:  # one that failed and was only tried is no news
                 after[answer.name] = ANSWERING
-            elif answer.name in self._snapshot.failing:  # one that was only tried is no news
-                after[answer.name] = answer.failure.value
         because = {answer.name: answer.because for answer in answers}
         for name in sorted(before.keys() | after.keys()):
             was, is_now = before.get(name, UNSEEN), after.get(name, NOT_ASKED)

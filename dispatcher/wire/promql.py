@@ -13,12 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dispatcher.vocabulary.settings import SignalSettings, TelemetrySettings
-from dispatcher.vocabulary.signal import CONTAINER_SIGNALS, HOST, MODEL_SIGNALS, SIGNALS, Sample, UnknownReason
+from dispatcher.vocabulary.signal import (
+    CONTAINER_SIGNALS,
+    HOST,
+    MODEL_SIGNALS,
+    SIGNALS,
+    USUAL_MEAN_SECONDS,
+    Sample,
+    UnknownReason,
+    window_seconds,
+)
 
 SOURCE = "prometheus"
-RATE_WINDOW_SECONDS = 60.0  # or 4 scrapes, if that is longer (numbers.md)
 CLOCK_SKEW_SECONDS = 60.0  # between the server's clock and ours
 FUTURE_SECONDS = 5.0  # a sample may be so much younger than now before somebody's clock is wrong
+OLDEST_SECONDS = 1e9  # 30 years: more is no age
 RATIO_ROUNDING = 0.05  # rate() extrapolates: 1.03 is 1, 1.2 is nonsense
 LARGEST_BYTES = 2**60
 
@@ -91,8 +100,11 @@ DEFAULT_SIGNALS: Mapping[str, SignalSettings] = {
     "models_loaded": SignalSettings(  # scraped twice (exporter and /metrics of the API) counts once
         expr="sum(max by (place) (ollama_models_loaded))", age_of="ollama_models_loaded"
     ),
-    "gpu_memory_free_bytes": SignalSettings(  # nvidia_gpu_exporter
-        expr="sum(nvidia_smi_memory_free_bytes)", age_of="nvidia_smi_memory_free_bytes"
+    # NVIDIA's DCGM exporter (MiB), else nvidia_gpu_exporter: all GPUs of a host; two hosts are never one sum
+    "gpu_memory_free_bytes": SignalSettings(
+        expr="sum by (instance) (DCGM_FI_DEV_FB_FREE) * 1048576"
+        " or on () sum by (instance) (nvidia_smi_memory_free_bytes)",
+        age_of='{__name__=~"DCGM_FI_DEV_FB_FREE|nvidia_smi_memory_free_bytes"}',
     ),
 }
 
@@ -125,9 +137,9 @@ def effective_signals(telemetry: TelemetrySettings) -> dict[str, SignalSettings]
     return {name: chosen[name] for name in SIGNALS if chosen[name].expr.strip()}
 
 
-def with_host(promql: str, instance: str | None, window_seconds: float = RATE_WINDOW_SECONDS) -> str:
+def with_host(promql: str, instance: str | None, rate_seconds: float = USUAL_MEAN_SECONDS) -> str:
     """`$host` becomes the instance matcher, or vanishes with its comma; `$window` becomes the rate window."""
-    promql = promql.replace("$window", f"{math.ceil(window_seconds)}s")
+    promql = promql.replace("$window", f"{math.ceil(rate_seconds)}s")
     if instance is None:
         return re.sub(r"\$host\s*,|,\s*\$host\b|\$host\b", "", promql)
     return promql.replace("$host", f"instance={quoted(instance)}")
@@ -140,24 +152,28 @@ def quoted(text: str) -> str:
 
 
 def union_query(
-    signals: Mapping[str, SignalSettings], instance: str | None, window_seconds: float = RATE_WINDOW_SECONDS
+    signals: Mapping[str, SignalSettings], instance: str | None, scrape_interval_seconds: float | None = None
 ) -> str:
-    """One query for all values and ages; series carry their signal in the label `signal`, ages as `age:<signal>`."""
-    parts = [_labelled(with_host(setting.expr, instance, window_seconds), name) for name, setting in signals.items()]
+    """One query for all values and ages; series carry their signal in the label `signal`, ages as `age:<signal>`.
+    `$window` is each signal's own: `window_seconds` of the vocabulary."""
+    parts = [
+        _labelled(with_host(setting.expr, instance, window_seconds(name, scrape_interval_seconds)), name)
+        for name, setting in signals.items()
+    ]
     ages = _age_names(signals)
     for name in dict.fromkeys(ages.values()):
         setting = signals[name]
         if setting.age_of.strip():
             over = f" by ({SUBJECT_LABEL[name]})" if name in SUBJECT_LABEL else ""
-            age = f"max{over} (time() - timestamp({with_host(setting.age_of, instance, window_seconds)}))"
+            age = f"max{over} (time() - timestamp({with_host(setting.age_of, instance)}))"
             parts.append(_labelled(age, f"age:{name}"))
     return "\nor ".join(parts)
 
 
 def single_query(
-    name: str, setting: SignalSettings, instance: str | None, window_seconds: float = RATE_WINDOW_SECONDS
+    name: str, setting: SignalSettings, instance: str | None, scrape_interval_seconds: float | None = None
 ) -> str:
-    return union_query({name: setting}, instance, window_seconds)
+    return union_query({name: setting}, instance, scrape_interval_seconds)
 
 
 def _labelled(promql: str, name: str) -> str:
@@ -185,11 +201,15 @@ class _Row:
         return self.labels.get(label, HOST) if label else HOST
 
 
-def samples(vector: object, signals: Mapping[str, SignalSettings], now_seconds: float) -> list[Sample]:
+def samples(
+    vector: object, signals: Mapping[str, SignalSettings], now_seconds: float, wall_seconds: float | None = None
+) -> list[Sample]:
     """The answer of `union_query(signals)` as samples: at least one per signal, with why where there is no value.
 
-    at_seconds = now − age, by our clock. A value whose age nobody knows is no value (prom_stale): it happens when a
-    target is gone, whose last samples still fill the rate window, and such a value must never pass as fresh.
+    at_seconds = now − age, by our clock, which never jumps. wall_seconds: this machine's wall clock of the moment,
+    which the server's must agree with (None: it is now_seconds): stepped together, they agree again at once.
+    A value whose age nobody knows is no value (prom_stale): it happens when a target is gone, whose last samples still
+    fill the rate window, and such a value must never pass as fresh.
     Raises ValueError when the vector is not one.
     """
     if not isinstance(vector, Sequence) or isinstance(vector, str | bytes):
@@ -198,17 +218,20 @@ def samples(vector: object, signals: Mapping[str, SignalSettings], now_seconds: 
     ages = {
         (row.signal.removeprefix("age:"), row.subject(row.signal.removeprefix("age:"))): row.value
         for row in rows
-        if row.signal.startswith("age:") and not math.isnan(row.value)
+        if row.signal.startswith("age:") and abs(row.value) <= OLDEST_SECONDS  # NaN and infinity are no age
     }
     by_key: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
         if row.signal in signals:
             by_key.setdefault((row.signal, row.subject(row.signal)), []).append(row)
     age_names = _age_names(signals)
+    ours_seconds = now_seconds if wall_seconds is None else wall_seconds
+    # One query, one time; NaN is nobody's.
+    skewed = any(not abs(row.query_time_seconds - ours_seconds) <= CLOCK_SKEW_SECONDS for row in rows)
     told = []
     for (name, subject), series in by_key.items():
         age = ages.get((age_names[name], subject), ages.get((age_names[name], HOST)))
-        told.append(_sample(name, subject, series, age, now_seconds))
+        told.append(_sample(name, subject, series, age, now_seconds, skewed))
     seen = {name for name, _ in by_key}
     told += [unknown_sample(name, UnknownReason.EMPTY, now_seconds) for name in signals if name not in seen]
     return _without_impossible_memory(told)
@@ -218,14 +241,16 @@ def unknown_sample(name: str, why: UnknownReason, now_seconds: float, subject: s
     return Sample(signal=name, subject=subject, value=None, at_seconds=now_seconds, source=SOURCE, unknown=why)
 
 
-def _sample(name: str, subject: str, series: Sequence[_Row], age: float | None, now_seconds: float) -> Sample:
+def _sample(
+    name: str, subject: str, series: Sequence[_Row], age: float | None, now_seconds: float, skewed: bool
+) -> Sample:
     row = series[0]
     at_seconds = now_seconds - max(age, 0.0) if age is not None else now_seconds
     if len(series) > 1:
         why = UnknownReason.MULTI_SERIES
     elif not math.isfinite(row.value):
         why = UnknownReason.NOT_A_NUMBER
-    elif abs(row.query_time_seconds - now_seconds) > CLOCK_SKEW_SECONDS or (age is not None and age < -FUTURE_SECONDS):
+    elif skewed or (age is not None and age < -FUTURE_SECONDS):
         why = UnknownReason.CLOCK_SKEW
     elif age is None:
         why = UnknownReason.PROM_STALE

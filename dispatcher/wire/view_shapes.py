@@ -164,7 +164,10 @@ class Recommendations(Struct, kw_only=True, frozen=True):
 
 
 class Performance(Struct, kw_only=True, frozen=True):
-    """ordering: prior below 5 samples. Everything but success_rate and samples is pooled over tasks and agents."""
+    """Of one model, task and agent, over all its places and at most 100 requests at each; older than a week they fade.
+    agent null: unnamed. ordering: prior below 5 samples. seconds: whole requests, a timeout as at least its timeout.
+    time_to_first_token_seconds, tokens_per_second: medians, where the engine's durations are known. efficiency: output
+    tokens per second that the model worked. quality: mean of what was reported, 0..10."""
 
     model: str
     task: str | None

@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from dispatcher.vocabulary.decision import Candidate, Decision
 from dispatcher.vocabulary.fleet import FleetView, LeaseStatus, PlaceState, PlaceView
-from dispatcher.vocabulary.profile import NO_RATES, Measured, Profiles
-from dispatcher.vocabulary.request import PRIORITIES
-from dispatcher.vocabulary.signal import HOST, HOST_SIGNALS, OTHER_SIGNALS, Reading, Snapshot
+from dispatcher.vocabulary.profile import BLEND_SAMPLES, NO_RATES, Profiles, Record
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX, PRIORITIES
+from dispatcher.vocabulary.signal import HOST, HOST_SIGNALS, OPTIONAL_SIGNALS, OTHER_SIGNALS, Reading, Snapshot
 from dispatcher.wire.decision import moment, reasons_told, rounded, scores_told, snapshot_used
 from dispatcher.wire.view_shapes import (
     Health,
@@ -37,7 +37,6 @@ from dispatcher.wire.view_shapes import (
 )
 
 _BEST_FIRST: tuple[Health, ...] = ("healthy", "degraded", "unhealthy")
-CONTEXT_TOKENS = 4096  # the context a footprint is told for when the place has none loaded
 MIN_SAMPLES = 10  # below, a poor success rate does not mean degraded (policy.health_min_samples)
 GOOD_SUCCESS_RATIO = 0.9
 
@@ -54,7 +53,11 @@ def decisions_document(stored: Iterable[bytes]) -> bytes:
 def snapshot_document(snapshot: Snapshot, now_seconds: float) -> SnapshotTold:
     """Every reading, and the host's signals that nobody ever gave."""
     readings = {
-        **{(name, HOST): snapshot.reading(name) for name in (*HOST_SIGNALS, *OTHER_SIGNALS)},
+        **{
+            (name, HOST): snapshot.reading(name)
+            for name in (*HOST_SIGNALS, *OTHER_SIGNALS)
+            if name not in OPTIONAL_SIGNALS
+        },
         **snapshot.readings,
     }
     return SnapshotTold(
@@ -147,7 +150,7 @@ def _model(name: str, views: list[PlaceView], profiles: Profiles) -> ModelTold:
 
 def _place(view: PlaceView, profiles: Profiles) -> PlaceTold:
     known = view.place.model in profiles.facts
-    num_ctx = view.num_ctx or CONTEXT_TOKENS
+    num_ctx = view.num_ctx or DEFAULT_NUM_CTX
     learned = profiles.rates.get(view.place, NO_RATES).load_seconds.value
     return PlaceTold(
         place=str(view.place),
@@ -230,46 +233,57 @@ def _ranked(rank: int | None, candidate: Candidate) -> Ranked:
     )
 
 
-def _pooled(profiles: Profiles, model: str, rate: str) -> float | None:
-    """The median of the place with the most samples; pooling medians of different machines would be nobody's."""
-    found: list[Measured] = [getattr(rates, rate) for place, rates in profiles.rates.items() if place.model == model]
-    best = max(found, key=lambda measured: measured.n, default=None)
-    return None if best is None else best.value
-
-
 def performance_document(
-    profiles: Profiles, *, agent_type: str | None, model: str | None, task: str | None
+    profiles: Profiles, records: Iterable[Record], *, agent_type: str | None, model: str | None, task: str | None
 ) -> PerformanceMetrics:
-    """One row per model and task seen, or asked for. What Profiles does not know (mean, p95, first token, quality) is
-    null; it pools over agents, so naming an agent_type finds nothing."""
-    if agent_type is not None:
-        return PerformanceMetrics(metrics=[])
-    known = list(dict.fromkeys([*profiles.facts, *(name for name, _ in profiles.success)]))
-    keys: list[tuple[str, str | None]] = []
-    for name in known if model is None else [model] if model in known else []:
-        tasks = [of for seen, of in profiles.success if seen == name] if task is None else [task]
-        keys.extend([(name, of) for of in tasks] or [(name, None)])
-    return PerformanceMetrics(metrics=[_performance(profiles, name, of) for name, of in keys])
+    """One row per model, task and agent seen; a model of the chain that nobody asked anything has one of nulls, unless
+    a task or an agent was named that it knows nothing of."""
+    found = [
+        _performance(record)
+        for record in records
+        if model in (None, record.model) and task in (None, record.task) and agent_type in (None, record.agent)
+    ]
+    seen = {row.model for row in found}
+    if agent_type is None and task is None:
+        found += [_unasked(name) for name in profiles.facts if name not in seen and model in (None, name)]
+    return PerformanceMetrics(metrics=found)
 
 
-def _performance(profiles: Profiles, model: str, task: str | None) -> Performance:
-    success = None if task is None else profiles.success.get((model, task))
-    samples = 0 if success is None else success.n
+def _performance(record: Record) -> Performance:
+    return Performance(
+        model=record.model,
+        task=record.task,
+        agent=record.agent or None,
+        samples=record.samples,
+        success_rate=rounded(record.success_ratio),
+        mean_seconds=rounded(record.mean_seconds),
+        p50_seconds=rounded(record.p50_seconds),
+        p95_seconds=rounded(record.p95_seconds),
+        tokens_per_second=rounded(record.tokens_per_second),
+        time_to_first_token_seconds=rounded(record.first_token_seconds),
+        efficiency=rounded(record.tokens_per_busy_second),
+        quality=rounded(record.quality),
+        last_updated=moment(record.updated_at_seconds),
+        ordering="measured" if record.samples >= BLEND_SAMPLES else "prior",
+    )
+
+
+def _unasked(model: str) -> Performance:
     return Performance(
         model=model,
-        task=task,
+        task=None,
         agent=None,
-        samples=samples,
-        success_rate=round(success.ok / samples, 4) if success is not None and samples else None,
+        samples=0,
+        success_rate=None,
         mean_seconds=None,
-        p50_seconds=rounded(_pooled(profiles, model, "request_seconds")),
+        p50_seconds=None,
         p95_seconds=None,
-        tokens_per_second=rounded(_pooled(profiles, model, "decode_tokens_per_second")),
+        tokens_per_second=None,
         time_to_first_token_seconds=None,
         efficiency=None,
         quality=None,
         last_updated=None,
-        ordering="measured" if samples >= 5 else "prior",
+        ordering="prior",
     )
 
 

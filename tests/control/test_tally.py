@@ -5,7 +5,8 @@ from math import inf, isfinite, nan
 
 import pytest
 
-from dispatcher.control.tally import OOM_FACTOR, Tally
+from dispatcher.control.footprints import OOM_FACTOR
+from dispatcher.control.tally import Tally
 from dispatcher.vocabulary.engine import InstalledModel, ModelShape, Timings
 from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.profile import HostSpeed, Measured, Success

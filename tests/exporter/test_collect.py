@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from dispatcher.vocabulary.engine import Timings
-from dispatcher.vocabulary.event import Relayed, Reloaded, Turned
+from dispatcher.vocabulary.event import Erred, Relayed, Reloaded, Turned
 from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.profile import Success
 from dispatcher.vocabulary.settings import GIB
@@ -46,6 +48,58 @@ def test_a_decision_counts_with_its_model_and_its_refusals_by_rule(world):
     assert 3.0 == world.value("dispatcher_decision_duration_seconds_count")
     assert 0.0 == world.value("dispatcher_decision_duration_seconds_bucket", le="0.00025")
     assert 3.0 == world.value("dispatcher_decision_duration_seconds_bucket", le="0.0005")
+
+
+def test_survivors_beyond_those_kept_are_no_refusals(world):
+    decided = a_decided()
+    uncounted = (("fallback", 8), ("unavailable", 7))
+    world.tell(replace(decided, decision=replace(decided.decision, uncounted=uncounted)))
+
+    refused = {
+        key: value for key, value in world.samples().items() if key[0] == "dispatcher_rejections_total" and value
+    }
+    assert 7.0 + len([one for one in decided.decision.candidates if one.rejection]) == sum(refused.values())
+    assert not [key for key in refused if "rule=_other" in key]
+
+
+def test_tokens_and_their_seconds_count_together_or_not_at_all(world):
+    model = {"model": "llama3.2:3b"}
+    world.tell(a_completed("d-1", timings=ANSWERED))
+    world.tell(a_completed("d-2", prompt_tokens=1000, output_tokens=1000))  # a caller's report: nobody timed it
+    world.tell(a_completed("d-3", timings=Timings(output_tokens=50, eval_seconds=None, prompt_tokens=9)))
+
+    speed = [
+        world.value(f"ollama_{what}", **model) for what in ("generated_tokens_total", "eval_duration_seconds_total")
+    ]
+    assert [101.0, 5.0] == speed
+    assert 300.0 == world.value("ollama_prompt_tokens_total", **model)
+
+
+@pytest.mark.parametrize(
+    ("event", "error_type", "count"),
+    [
+        pytest.param(a_sampled(failures={"prometheus": "prom_unreachable"}), "prometheus_unreachable", 1, id="poll"),
+        pytest.param(a_sampled(failures={"prometheus": "prom_error"}), "prometheus_refused", 1, id="refused"),
+        pytest.param(a_sampled(failures={"host": "host_unreadable"}), "host_unreadable", 1, id="host"),
+        pytest.param(a_sampled(failures={"x": "a fault of ours"}), "internal", 1, id="unheard of"),
+        pytest.param(
+            Turned(at_seconds=NOW, what="provider", subject="docker", before="answers", after="failing"),
+            "engine_unreachable",
+            1,
+            id="engine",
+        ),
+        pytest.param(Reloaded(at_seconds=NOW, ok=False), "configuration_invalid", 1, id="reload"),
+        pytest.param(
+            Erred(at_seconds=NOW, error_type="history_unavailable", count=3), "history_unavailable", 3, id="drops"
+        ),
+        pytest.param(Erred(at_seconds=NOW, error_type="a typo"), "_other", 1, id="no word of ours"),
+    ],
+)
+def test_every_error_counts_once_under_its_word(world, event, error_type, count):
+    world.tell(event)
+
+    counted = {key[1]: value for key, value in world.samples().items() if key[0] == "dispatcher_errors_total" and value}
+    assert {f"error_type={error_type}": float(count)} == counted
 
 
 def test_refusals_that_were_only_counted_count_too(world):
@@ -246,3 +300,17 @@ def test_an_end_that_cannot_be_counts_as_a_request_and_as_no_measurement(world):
     assert 0.0 == world.value("ollama_prompt_tokens_total", **model)
     values = [value for (name, *_), value in world.samples().items() if not name.endswith("_bucket")]
     assert all(abs(value) < 1e15 for value in values)
+
+
+def test_a_gpu_that_is_not_there_is_no_unknown_signal_and_a_doubtful_one_is(world):
+    gpu = "gpu_memory_free_bytes"
+    for unknown, told in (
+        (UnknownReason.EMPTY, None),
+        (UnknownReason.PROM_UNREACHABLE, None),
+        (UnknownReason.ABSURD, 1.0),
+    ):
+        reading = a_reading(None, unknown=unknown)
+        world.snapshot = a_snapshot(readings={})
+        world.snapshot = replace(world.snapshot, readings={**world.snapshot.readings, (gpu, HOST): reading})
+
+        assert told == world.value("dispatcher_signal_unknown", signal=gpu, reason=unknown.value)

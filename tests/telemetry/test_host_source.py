@@ -11,7 +11,7 @@ from dispatcher.telemetry.host_source import HostSource
 from dispatcher.vocabulary.signal import HOST_SIGNALS, Sample
 from tests.builders import NOW
 
-PRESSURE = "some avg10=0.00 avg60={some} avg300=0.00 total={total}\nfull avg10=0.00 avg60=1.00 avg300=0.00 total=0\n"
+PRESSURE = "some avg10=0.00 avg60={some} avg300=0.00 total={total}\nfull avg10=1.00 avg60=9.00 avg300=0.00 total=0\n"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def test_memory_is_what_proc_says(proc):
     )
 
 
-async def test_pressure_is_the_kernels_minute_until_a_minute_was_seen_and_then_the_difference(proc):
+async def test_pressure_is_the_kernels_mean_until_its_own_time_was_seen_and_then_the_difference(proc):
     source = HostSource(clock=ManualClock(NOW), proc=proc)
     first = await told(source, NOW)
     press(proc, total_seconds=109.0, some=99.0)
@@ -62,6 +62,26 @@ async def test_pressure_is_the_kernels_minute_until_a_minute_was_seen_and_then_t
     assert (0.2, 0.01) == (first["host_cpu_pressure_ratio"].value, first["host_memory_pressure_full_ratio"].value)
     assert pytest.approx(9 / 60) == later["host_memory_pressure_ratio"].value
     assert 0.0 == later["host_memory_pressure_full_ratio"].value
+
+
+async def test_each_pressure_is_a_mean_over_its_own_time(proc):
+    source = HostSource(clock=ManualClock(NOW), proc=proc)
+    for at in range(0, 105, 5):
+        stalled = 4.0 if at >= 80 else 0.0  # 4 s of stalls, all between the looks at 75 s and 80 s
+        full = f"full avg10=0.00 avg60=0.00 avg300=0.00 total={round((1 + stalled) * 1e6)}\n"
+        for resource in ("cpu", "memory"):
+            some = f"some avg10=0.00 avg60=0.00 avg300=0.00 total={round((1 + stalled) * 1e6)}\n"
+            (proc / "pressure" / resource).write_text(some + full)
+        seen = await told(source, NOW + at)
+        means = [seen[f"host_{what}"].value for what in ("cpu_pressure_ratio", "memory_pressure_ratio")]
+        if at == 80:
+            assert [pytest.approx(4 / 60), pytest.approx(4 / 30)] == means
+            assert pytest.approx(4 / 10) == seen["host_memory_pressure_full_ratio"].value
+        if at == 90:  # 10 s later, the 10 s are calm, the others not yet
+            assert [pytest.approx(4 / 60), pytest.approx(4 / 30)] == means
+            assert 0.0 == seen["host_memory_pressure_full_ratio"].value
+
+    assert 4 / 60 < 0.10 < 4 / 30  # memory's latch closes on the 30 s, and never did on the minute
 
 
 async def test_the_window_moves_on(proc):

@@ -1,0 +1,138 @@
+"""How the models have done, for people: the ends of the last 100 requests per (model, task, agent, place). Dry.
+
+Deciding does not read this: its rates and successes are pooled further (control.tally). Agents are named by callers, so
+the keys are bounded; the one that has been silent for longest is forgotten first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dispatcher.control.window import WINDOW_SAMPLES, weight
+from dispatcher.vocabulary.event import Completed
+from dispatcher.vocabulary.fleet import Place
+from dispatcher.vocabulary.profile import Record
+
+MAX_KEYS = 2_000
+MAX_SECONDS = 7 * 86400.0  # of one request; more is a report that is wrong
+MAX_TOKENS = 10_000_000
+MAX_QUALITY = 10.0
+TELLING = ("ok", "error", "timeout")  # what a caller, we or the queue broke off says nothing of a model
+Key = tuple[str, str, str, Place | None]  # model, task, agent, place
+Weighted = tuple[float, float]  # value, weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """One request's. seconds None: it failed, or its time cannot be. busy_seconds: what the model worked for it."""
+
+    at_seconds: float
+    ok: bool
+    seconds: float | None
+    first_token_seconds: float | None
+    tokens_per_second: float | None
+    output_tokens: int | None
+    busy_seconds: float | None
+    quality: float | None
+
+
+class Records:
+    """Mutable; one per tally."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[Key, deque[_End]] = OrderedDict()
+
+    def add(self, event: Completed) -> None:
+        """A timed-out call counts as at least its timeout."""
+        if event.status not in TELLING:
+            return
+        key = (event.model, event.task, event.agent, event.place)
+        self._ends.setdefault(key, deque(maxlen=WINDOW_SAMPLES)).append(_end(event))
+        self._ends.move_to_end(key)
+        if len(self._ends) > MAX_KEYS:
+            self._ends.popitem(last=False)
+
+    def told(self, now_seconds: float) -> tuple[Record, ...]:
+        """One per (model, task, agent), over all its places; in order of their names."""
+        pooled: dict[tuple[str, str, str], list[_End]] = {}
+        for (model, task, agent, _), ends in self._ends.items():
+            pooled.setdefault((model, task, agent), []).extend(ends)
+        return tuple(_record(*key, ends, now_seconds) for key, ends in sorted(pooled.items()))
+
+
+def _end(event: Completed) -> _End:
+    """first token = the engine's total less its decoding; busy = load, prompt and decoding, without the waiting, or
+    the whole request where the engine's durations are not known."""
+    timings = event.timings
+    seconds = _within(event.duration_seconds, MAX_SECONDS) if event.status in ("ok", "timeout") else None
+    told = event.output_tokens if timings is None or timings.output_tokens is None else timings.output_tokens
+    tokens = told if told is not None and 0 < told <= MAX_TOKENS else None
+    first = rate = None
+    busy = seconds
+    if timings is not None and (decoding := _within(timings.eval_seconds, MAX_SECONDS)) is not None:
+        busy = decoding + (timings.load_seconds or 0.0) + (timings.prompt_eval_seconds or 0.0)
+        first = None if timings.total_seconds is None else _within(timings.total_seconds - decoding, MAX_SECONDS)
+        rate = (tokens - 1) / decoding if tokens is not None and tokens > 1 else None  # the first is the prompt's
+    counted = event.status == "ok" and tokens is not None and _within(busy, MAX_SECONDS) is not None
+    return _End(
+        at_seconds=event.at_seconds,
+        ok=event.status == "ok",
+        seconds=seconds,
+        first_token_seconds=first,
+        tokens_per_second=rate,
+        output_tokens=tokens if counted else None,
+        busy_seconds=busy if counted else None,
+        quality=event.quality if event.quality is not None and 0 <= event.quality <= MAX_QUALITY else None,
+    )
+
+
+def _within(seconds: float | None, most: float) -> float | None:
+    """None, too, for NaN and for what took no time."""
+    return seconds if seconds is not None and 0 < seconds <= most else None
+
+
+def _record(model: str, task: str, agent: str, ends: Sequence[_End], now_seconds: float) -> Record:
+    shares = [weight(now_seconds - end.at_seconds) for end in ends]
+    pairs = list(zip(ends, shares, strict=True))
+    seconds = [(end.seconds, share) for end, share in pairs if end.seconds is not None]
+    firsts = [(end.first_token_seconds, share) for end, share in pairs if end.first_token_seconds is not None]
+    rates = [(end.tokens_per_second, share) for end, share in pairs if end.tokens_per_second is not None]
+    busy = sum((end.busy_seconds or 0.0) * share for end, share in pairs)
+    tokens = sum((end.output_tokens or 0) * share for end, share in pairs)
+    samples = round(sum(shares))
+    return Record(
+        model=model,
+        task=task,
+        agent=agent,
+        samples=samples,
+        success_ratio=mean((float(end.ok), share) for end, share in pairs) if samples else None,
+        mean_seconds=mean(seconds),
+        p50_seconds=quantile(seconds, 0.5),
+        p95_seconds=quantile(seconds, 0.95),
+        tokens_per_second=quantile(rates, 0.5),
+        first_token_seconds=quantile(firsts, 0.5),
+        tokens_per_busy_second=tokens / busy if busy > 0 else None,
+        quality=mean((end.quality, share) for end, share in pairs if end.quality is not None),
+        updated_at_seconds=max(end.at_seconds for end in ends),
+    )
+
+
+def mean(weighted: Iterable[Weighted]) -> float | None:
+    """None of nothing, or of what has faded away."""
+    known = list(weighted)
+    total = sum(share for _, share in known)
+    return sum(value * share for value, share in known) / total if total > 0 else None
+
+
+def quantile(weighted: Iterable[Weighted], ratio: float) -> float | None:
+    """The smallest value that at least `ratio` of the weight does not exceed: always one that was measured."""
+    known = sorted(weighted)
+    limit = ratio * sum(share for _, share in known) - 1e-9
+    seen = 0.0
+    for value, share in known:
+        seen += share
+        if seen >= limit:
+            return value
+    return None
