@@ -22,7 +22,10 @@ from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.request import Asked, Request
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.words import Seconds
 from dispatcher.vocabulary.world import World
+
+BACKOFF_MARGIN_SECONDS = 0.05  # a timer may fire a little early
 
 Outcome = Literal["chosen", "degraded", "fallback", "none"]
 
@@ -76,11 +79,14 @@ class Desk:
         """
         request = self._request(asked)
         until = request.at_seconds + _patience_seconds(request)
+        settings = self._settings()  # also for its waits: a reload is for the requests that come after it
         lost: dict[Place, str] = {}
         while True:
-            decision, lease, took = self._reserve(request, lost)
+            decision, lease, took = self._reserve(request, lost, settings)
             if decision.chosen is None and decision.wait_for is not None and _may_wait(request):
                 decision, lease, took = await self._wait_for_leases(request, decision, lost, until)
+            if decision.chosen is None and decision.backoff_until_seconds is not None and _may_wait(request):
+                decision, lease, took = await self._wait_for_backoff(request, decision, lost, until, took)
             try:
                 selected, status = await self._settled(request, decision, lease, took, until, again=bool(lost))
             except BaseException:  # cancelled above all: the caller left, and nobody else knows of this lease
@@ -177,6 +183,24 @@ class Desk:
             return decision, lease, spent
         finally:
             self._fleet.unclaim(request.id)
+
+    async def _wait_for_backoff(
+        self, request: Request, decision: Decision, lost: dict[Place, str], until_seconds: float, spent: float
+    ) -> tuple[Decision, Lease | None, float]:
+        """The last candidate's start failed a moment ago, and may be tried again within the caller's patience: it is,
+        and the answer says that it waited. Not at all, when the backoff lasts longer than that."""
+        began, lease = self._clock.now_seconds(), None
+        while (ends := decision.backoff_until_seconds) is not None and ends < until_seconds:
+            waited = await self._fleet.changed(ends + BACKOFF_MARGIN_SECONDS)
+            decision, lease, took = self._reserve(request, lost)
+            spent += took
+            if not waited and self._clock.now_seconds() < ends:  # the daemon is leaving
+                break
+        if self._clock.now_seconds() > began:
+            seconds = Seconds(self._clock.now_seconds() - began)
+            told = Reason(code="start_backoff", detail=f"waited {seconds} for the next try after a failed start")
+            decision = replace(decision, reasons=(*decision.reasons, told))
+        return decision, lease, spent
 
     def _longest_lease_seconds(self, places: tuple[Place, ...]) -> float:
         """The end of the longest lease alive now; one whose time has not begun may last the longest allowed."""

@@ -229,3 +229,54 @@ async def test_a_request_that_waits_for_a_lease_is_answered_at_once_when_the_dae
 
         assert selected.decision.chosen is None
         assert clock.now_seconds() - asked_at < 1.0
+
+
+# ── waiting for a backoff ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@in_virtual_time
+async def test_a_named_model_waits_out_the_backoff_of_its_place_and_says_so(clock):
+    house = a_house(clock, engine={"fail_loads": 1, "stop_seconds": 5.0}, backoff_min_seconds=30.0)
+    async with house.open():
+        lease = house.lease(LLAMA)
+        await house.until(lambda: lease.id in house.ends())
+        began = clock.now_seconds()
+        assert S.STOPPING is house.state(LLAMA), "on its way down is no reason to be refused, either"
+        selected = await house.desk.select(replace(LLAMA_NAMED, wait_seconds=60.0))
+
+        assert (LLAMA, S.READY, True) == told(selected)
+        assert 30.0 <= clock.now_seconds() - began < 40.0
+        (reason,) = [reason for reason in selected.decision.reasons if reason.code == "start_backoff"]
+        assert "waited 30.0 s for the next try after a failed start" == reason.detail
+
+
+@in_virtual_time
+async def test_a_backoff_beyond_the_callers_patience_is_told_at_once_with_its_end(clock):
+    house = a_house(clock, engine={"fail_loads": 1}, backoff_min_seconds=90.0)
+    async with house.open():
+        lease = house.lease(LLAMA)
+        await house.until(lambda: lease.id in house.ends())
+        failed_at = clock.now_seconds()
+        await house.until(lambda: house.state(LLAMA) is S.STOPPED)
+        asked_at = clock.now_seconds()
+        selected = await house.desk.select(replace(LLAMA_NAMED, wait_seconds=60.0))
+
+        assert (None, asked_at) == (selected.decision.chosen, clock.now_seconds())
+        left = failed_at + 90.0 - asked_at
+        assert left - 0.01 <= selected.decision.retry_after_seconds < left + 1.1
+        assert "its last start failed" in selected.decision.sentence
+
+
+@in_virtual_time
+async def test_who_waits_for_a_backoff_is_answered_when_the_daemon_leaves(clock):
+    house = a_house(clock, engine={"fail_loads": 1}, backoff_min_seconds=100.0)
+    async with house.open():
+        lease = house.lease(LLAMA)
+        await house.until(lambda: lease.id in house.ends() and house.state(LLAMA) is S.STOPPED)
+        waiting = asyncio.create_task(house.desk.select(replace(LLAMA_NAMED, wait_seconds=200.0)))
+        await asyncio.sleep(10.0)
+        house.controller.leave()
+        began = clock.now_seconds()
+
+        assert None is (await waiting).decision.chosen
+        assert began == clock.now_seconds()

@@ -15,6 +15,7 @@ from math import isfinite
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.settings import GIB, LifecycleSettings
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.words import Bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,12 @@ class Shortage:
 
     need_bytes: int
     free_bytes: int | None
+
+    @property
+    def words(self) -> str:
+        if self.free_bytes is None:
+            return "the ledger does not know the host's memory"
+        return f"the ledger refused: needs {Bytes(self.need_bytes)}, {Bytes(self.free_bytes)} not promised yet"
 
 
 def room_bytes(total_bytes: float | None, lifecycle: LifecycleSettings) -> int | None:
@@ -98,6 +105,15 @@ def granted(ledger: Ledger, place: Place, budget_bytes: int, victims: Iterable[P
     return after
 
 
+def granted_blind(ledger: Ledger, place: Place, budget_bytes: int, victims: Iterable[Place]) -> Ledger | Shortage:
+    """As `granted`; but where nobody ever knew the capacity and nothing else is held, the one promise there has to be
+    is made on trust: what does not fit is killed by its own limit, and waits for its backoff."""
+    after = granted(ledger, place, budget_bytes, victims)
+    if isinstance(after, Shortage) and after.free_bytes is None and not ledger.holdings.keys() - {place}:
+        return adopted(ledger, place, budget_bytes)
+    return after
+
+
 def adopted(ledger: Ledger, place: Place, budget_bytes: int) -> Ledger:
     """The ledger with a place that is simply there: what runs counts, whether it was promised or not."""
     held = ledger.holdings.get(place)
@@ -148,9 +164,14 @@ def uncounted_bytes(fleet: FleetView, snapshot: Snapshot) -> int:
     for view in fleet.places:
         if view.budget_bytes and not _settled(view, sampled_at):
             correction -= _still_to_come_bytes(view, fleet, sampled_at)
-        elif view.stopped_at_seconds is not None and view.stopped_at_seconds > sampled_at:
+        if view.stopped_at_seconds is not None and _held_then(view, sampled_at):
             correction += view.released_bytes
     return correction
+
+
+def _held_then(view: PlaceView, sampled_at_seconds: float) -> bool:
+    """Whether what its last end gave back is missing from the sample: it held that by then, and not only afterwards."""
+    return view.released_since_seconds <= sampled_at_seconds < (view.stopped_at_seconds or 0.0)
 
 
 def _settled(view: PlaceView, sampled_at_seconds: float) -> bool:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from dispatcher.control.latches import HARD_TOTAL_RATIO
-from dispatcher.vocabulary.action import Action, Start, Stop
+from dispatcher.vocabulary.action import BLIND, Action, Start, Stop
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import LifecycleSettings, PolicySettings
 from dispatcher.vocabulary.signal import Freshness, Snapshot
 
@@ -38,10 +39,11 @@ def plan(fleet: FleetView, snapshot: Snapshot, now_seconds: float, policy: Polic
 
 def _next(view: PlaceView, waits_for_victims: bool, freshness: Freshness, now_seconds: float) -> Action | None:
     if view.state is PlaceState.STARTING and not waits_for_victims and now_seconds >= view.retry_at_seconds:
-        return Start(place=view.place, num_ctx=view.num_ctx or 4096, cause="leased" if view.leases else "asked")
+        cause = "leased" if view.leases else "asked"
+        return Start(place=view.place, num_ctx=view.num_ctx or DEFAULT_NUM_CTX, cause=cause)
     comes_back = view.state is PlaceState.STOPPED and view.leases and now_seconds >= view.retry_at_seconds
     if comes_back and freshness is not Freshness.BLIND:
-        return Start(place=view.place, num_ctx=view.num_ctx or 4096, cause="leased")
+        return Start(place=view.place, num_ctx=view.num_ctx or DEFAULT_NUM_CTX, cause="leased")
     if view.state is PlaceState.STOPPING:
         return Stop(place=view.place, cause="evicted" if view.taken_by else "asked", detail=view.because)
     if view.state is PlaceState.STUCK:
@@ -54,6 +56,31 @@ def _next(view: PlaceView, waits_for_victims: bool, freshness: Freshness, now_se
             detail = f"idle for {idle_seconds:.0f} s, kept for {view.keep_alive_seconds:.0f} s"
             return Stop(place=view.place, cause="idle", detail=detail)
     return None
+
+
+def first_light(
+    fleet: FleetView, snapshot: Snapshot, now_seconds: float, profiles: Profiles
+) -> tuple[Start] | tuple[()]:
+    """When nobody knows the host's memory any more and nothing runs: the smallest model alone, so that somebody
+    answers. Smallest: of the least footprint among those that could run at all; it, and no other, is tried again after
+    its backoff. For how long nobody has known is the caller's to judge."""
+    running = any(view.state not in (PlaceState.STOPPED, PlaceState.QUARANTINED) for view in fleet.places)
+    if fleet.failing or fleet.draining or running or snapshot.freshness is not Freshness.BLIND:
+        return ()
+    needs = [
+        (profiles.footprint_bytes(view.place.model, DEFAULT_NUM_CTX, view.parallel), view.retry_at_seconds, view)
+        for view in fleet.places
+        if view.installed is not False
+        and (view.endpoint is not None or view.endpoint_later)
+        and view.place.model in profiles.facts
+    ]
+    fits = [one for one in needs if one[2].limit_bytes is None or one[0] <= one[2].limit_bytes]
+    if not fits:
+        return ()
+    smallest = min(fits, key=lambda one: (one[0], one[1], one[2].place))[2]
+    if smallest.state is PlaceState.QUARANTINED or now_seconds < smallest.retry_at_seconds:
+        return ()
+    return (Start(place=smallest.place, num_ctx=DEFAULT_NUM_CTX, cause=BLIND),)
 
 
 def _relief(

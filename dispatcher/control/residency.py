@@ -43,7 +43,6 @@ TABLE: Mapping[tuple[PlaceState, Happening], PlaceState] = {
     (S.READY, "stop_asked"): S.STOPPING,
     (S.DRAINING, "stop_asked"): S.STOPPING,
     (S.DRAINING, "seen_stopped"): S.STOPPED,
-    (S.DRAINING, "start_asked"): S.READY,  # wanted again before it went
     (S.STOPPING, "seen_stopped"): S.STOPPED,
     (S.STOPPING, "stop_overdue"): S.STUCK,
     (S.STUCK, "seen_stopped"): S.STOPPED,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from dispatcher.clock import Clock
-from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable, OutOfMemory
+from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable, OutOfMemory, PlaceNotOurs
 from dispatcher.lifecycle.provider import Provider
 from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.event import Acted
@@ -26,8 +26,10 @@ class Acting:
         clock: Clock,
         done: Callable[[Acted], None],
         left: Callable[[Place], None],
+        load_deadline_seconds: Callable[[Place], float],
     ) -> None:
         """left: called instead of `done` when a start that is no longer wanted has come to its end."""
+        self._load_deadline_seconds = load_deadline_seconds
         self._provider = provider
         self._settings = settings
         self._clock = clock
@@ -92,16 +94,18 @@ class Acting:
         rules = self._settings().lifecycle
         began = self._clock.now_seconds()
         load_seconds: float | None = None
+        step = "start"
 
         async def work() -> None:
-            nonlocal load_seconds
+            nonlocal load_seconds, step
             await self._start_call(action.place, rules.start_timeout_seconds)
             if action.place in self._unwanted:
                 return
-            async with asyncio.timeout(rules.load_timeout_seconds):
+            step = "load"
+            async with asyncio.timeout(self._load_deadline_seconds(action.place)):
                 load_seconds = await self._provider.load(action.place, action.num_ctx)
 
-        because, error_type = await self._outcome(work, "start")
+        because, error_type = await self._outcome(work, "start", lambda: step)
         if action.place in self._unwanted:
             self._unwanted.discard(action.place)
             self._tasks.pop(action.place, None)  # before `left`, as in _report
@@ -129,22 +133,25 @@ class Acting:
             async with asyncio.timeout(self._settings().lifecycle.stop_timeout_seconds):
                 await self._provider.stop(action.place)
 
-        because, error_type = await self._outcome(work, "stop")
-        if error_type in ("", "stop_refused") and action.place in self._unsettled:
+        because, error_type = await self._outcome(work, "stop", lambda: "stop")
+        if error_type in ("", "stop_refused", "place_not_ours") and action.place in self._unsettled:
             self._unsettled.discard(action.place)
             self._settled_seconds[action.place] = self._clock.now_seconds()
         self._report(action, began, because, error_type, None)
 
-    async def _outcome(self, work: Callable[[], object], verb: str) -> tuple[str, str]:
-        """What went wrong, in words and as a word of the closed vocabulary; two empty strings: nothing."""
+    async def _outcome(self, work: Callable[[], object], verb: str, step: Callable[[], str]) -> tuple[str, str]:
+        """What went wrong, in words and as a word of the closed vocabulary; two empty strings: nothing. step: which of
+        them a deadline has cut."""
         try:
             await work()  # type: ignore[misc]
         except TimeoutError:
-            return f"the {verb} did not end within its deadline", f"{verb}_timeout"
+            return f"the {step()} did not end within its deadline", f"{step()}_timeout"
         except EngineUnreachable as trouble:
             return str(trouble), "engine_unreachable"
         except OutOfMemory as trouble:
             return str(trouble), "oom_killed"
+        except PlaceNotOurs as trouble:
+            return str(trouble), "place_not_ours"
         except EngineRefused as trouble:
             return str(trouble), f"{verb}_refused"
         except DispatcherError as trouble:

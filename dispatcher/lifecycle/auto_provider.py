@@ -31,14 +31,16 @@ class AutoProvider:
         *,
         rehearsal: Callable[[], Provider] | None,
         saw_real: Callable[[], bool],
+        had: Callable[[], str | None] = lambda: None,
         detect_seconds: float = DETECT_SECONDS,
         now_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """rehearsal: makes it, when allowed (only without a configuration file). saw_real: was a real place ever seen
-        here, in this life or an earlier one?"""
+        here, in this life or an earlier one? had: the name of the provider that had our places last, as remembered."""
         self._candidates = (docker, ollama)
         self._make_rehearsal = rehearsal
         self._saw_real = saw_real
+        self._had = had
         self._detect_seconds = detect_seconds
         self._now_seconds = now_seconds
         self._current: Provider = NoneProvider()
@@ -87,16 +89,23 @@ class AutoProvider:
         try:
             seen = listed[candidate.name] = await candidate.list()
         except EngineUnreachable as cause:
-            self._silent[candidate.name] = str(cause)
-            self._found[candidate.name] = f"{candidate.name.capitalize()}: no answer ({_short(cause)})"
+            awaited = self._awaited(candidate)
+            self._silent[candidate.name] = f"{cause}{_WAY_OUT}" if awaited else str(cause)
+            words = f"{candidate.name.capitalize()}: no answer ({_short(cause)})"
+            self._found[candidate.name] = words + (_AWAITED if awaited else "")
             return
         self._silent.pop(candidate.name, None)
         self._found[candidate.name] = _in_words(candidate.name, seen)
 
+    def _awaited(self, candidate: Provider) -> bool:
+        """It has our places, in this life or, before any other has come into use, by what was remembered."""
+        return candidate is self._current or (self._current.name == "none" and candidate.name == self._had())
+
     def _choose(self, listed: Mapping[str, Sequence[PlaceSeen]]) -> Provider:
-        """The first that has something of ours. One in use that is silent, or has nothing while no other has, stays."""
+        """The first that has something of ours. One in use that is silent, or has nothing while no other has, stays;
+        and one that had our places before a restart is waited for in the same way."""
         for candidate in self._candidates:
-            if candidate is self._current and candidate.name in self._silent:
+            if candidate.name in self._silent and self._awaited(candidate):
                 return candidate
             if any(_usable(seen) for seen in listed.get(candidate.name, ())):
                 self._real_seen = True
@@ -125,7 +134,10 @@ class AutoProvider:
                 raise EngineUnreachable(self._silent[self._current.name])
         if self._current.name == "none" and self._silent and self._saw_real():
             raise EngineUnreachable(" ".join(self._silent.values()))
-        return await self._current.list()
+        try:
+            return await self._current.list()
+        except EngineUnreachable as cause:
+            raise EngineUnreachable(f"{cause}{_WAY_OUT}") from cause
 
     async def answers(self, place: Place, endpoint: str) -> bool | None:
         current = self._current
@@ -156,6 +168,10 @@ class AutoProvider:
     async def close(self) -> None:
         for provider in (*self._candidates, self._current):
             await provider.close()
+
+
+_AWAITED = "; it had the models last and is waited for (lifecycle.provider in the configuration names another)"
+_WAY_OUT = " It had the models last, so it is waited for; to use another, name it: lifecycle.provider."
 
 
 def _usable(seen: PlaceSeen) -> bool:

@@ -14,17 +14,19 @@ from dataclasses import replace
 
 from dispatcher.clock import Clock
 from dispatcher.control import ledger as book
-from dispatcher.control.plan import plan
+from dispatcher.control.plan import first_light, plan
 from dispatcher.control.residency import settled_down
 from dispatcher.errors import DispatcherError, NotFound, NotNow
 from dispatcher.lifecycle.acting import Acting
 from dispatcher.lifecycle.looking import Looking
 from dispatcher.lifecycle.provider import Answering, Provider
+from dispatcher.lifecycle.resident import Resident, heard_of
 from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.event import Acted, Event, Turned
 from dispatcher.vocabulary.fleet import FleetView, Lease, LeaseStatus, Place, PlaceState
 from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 
@@ -36,6 +38,10 @@ STOP_RETRY_SECONDS = 1.0  # an engine that refuses to stop a place at once is no
 
 class Controller:
     """in_flight: how many requests the gateway has at a place. jitter: 0..1, drawn anew at each call."""
+
+    reconciled_at_seconds: float | None = None
+    _memory_known_seconds: float | None = None  # when the host's free memory was last known, or we began to look
+    _leaving = False
 
     def __init__(
         self,
@@ -53,11 +59,10 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._snapshot = snapshot
+        self._profiles = profiles
         self._emit = emit
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
-        self._leaving = False
-        self.reconciled_at_seconds: float | None = None
         self.tenancy = Tenancy(
             settings=settings,
             clock=clock,
@@ -69,7 +74,15 @@ class Controller:
             wake=self._wake.set,
             notify=self._notify,
         )
-        self._acting = Acting(provider=provider, settings=settings, clock=clock, done=self._done, left=self._left)
+        self._acting = Acting(
+            provider=provider,
+            settings=settings,
+            clock=clock,
+            done=self._done,
+            left=self._left,
+            load_deadline_seconds=self.tenancy.load_deadline_seconds,
+        )
+        self._unaddressed: dict[Place, Acted] = {}  # loaded, and where it can be called is not seen yet
         self._looking = Looking(self.tenancy, busy=self._acting.busy, emit=emit, may_yet_run=self._acting.may_yet_run)
 
     # --- being asked -------------------------------------------------------------------------------------------
@@ -155,8 +168,15 @@ class Controller:
         """One look, one comparison, the actions begun. Never raises for what the engine does."""
         await self._observe()
         self._settle()
-        for action in plan(self.view(), self._snapshot(), self._clock.now_seconds(), self._settings().policy):
+        now, snapshot, policy = self._clock.now_seconds(), self._snapshot(), self._settings().policy
+        for action in plan(self.view(), snapshot, now, policy):
             self._begin(action)
+        known = snapshot.reading("host_memory_available_bytes").value is not None
+        if known or self._memory_known_seconds is None:
+            self._memory_known_seconds = now
+        elif now - self._memory_known_seconds > policy.blind_after_seconds:
+            for action in first_light(self.view(), snapshot, now, self._profiles()):
+                self._begin(action)
         self.reconciled_at_seconds = self._clock.now_seconds()
 
     async def _observe(self) -> None:
@@ -173,6 +193,7 @@ class Controller:
             self._fail(None)
             self._count_memory()
             self._looking.look(seen, began, self._clock.now_seconds())
+            self._address(began)
             await self._ask_themselves([one.place for one in seen if one.in_part and one.running])
             return
         await self._ask_themselves(list(self.tenancy.residents))
@@ -193,10 +214,11 @@ class Controller:
             resident = residents.get(place)
             if answers is None or resident is None or resident.state is not PlaceState.READY:
                 return
-            if resident.seen.answers is not answers:
-                because = "" if answers else f"no answer from {endpoint}"
-                residents[place] = replace(resident, seen=replace(resident.seen, answers=answers, because=because))
-                self.tenancy.changed(place)
+            because = "" if answers else f"no answer from {endpoint}"
+            after = heard_of(resident, answers, self._clock.now_seconds(), because)
+            residents[place] = replace(after, seen=replace(after.seen, answers=answers, because=because))
+            self.tenancy.changed(place)
+            if after.life.down is not resident.life.down:
                 self._notify()
 
         async with asyncio.TaskGroup() as group:
@@ -256,6 +278,9 @@ class Controller:
             if tenancy.residents[view.place].state is PlaceState.QUARANTINED:
                 tenancy.end_all(view.place, "start_failed")
             overdue = view.state is PlaceState.STOPPING and now - view.since_seconds > overdue_seconds
+            silent_seconds = now - view.since_seconds if self._silent_since_found(resident) else 0.0
+            if silent_seconds > tenancy.load_deadline_seconds(view.place):
+                self._give_up(view.place)
             if overdue and not self._acting.starting(view.place):
                 tenancy.turn(view.place, "stop_overdue", f"told to stop {overdue_seconds:.0f} s ago, and still there")
                 tenancy.withdraw_grantee_of(view.place)
@@ -277,6 +302,8 @@ class Controller:
             return
         if tenancy.residents[place].seen.paused and tenancy.residents[place].seen.running:
             return  # it goes on when who paused it lets it
+        if self._silent_since_found(tenancy.residents[place]) or place in self._unaddressed:
+            return  # what it has loaded, or where it is, is not known yet: a load now could take it from who uses it
         if state is PlaceState.STOPPED and tenancy.take(place, action.num_ctx, (), action.cause) is not None:
             return  # no room for it yet: its lease keeps its share, and this is asked again
         self._acting.begin(replace(action, cause=tenancy.residents[place].start_cause))
@@ -285,13 +312,42 @@ class Controller:
         """The end of a place's task. What it achieved is believed here, and seen at the next look."""
         place = acted.action.place
         if place in self.tenancy.residents and isinstance(acted.action, Start):
-            if acted.ok:
+            if acted.ok and self.tenancy.residents[place].seen.endpoint is None:
+                self._unaddressed[place] = acted  # its port was chosen at this start: the next look tells it
+            elif acted.ok:
                 self.tenancy.ready(place, acted.load_seconds)
             else:
                 its_own = acted.error_type != "engine_unreachable"
                 self.tenancy.start_failed(place, acted.because, its_own=its_own)
         self._emit(acted)
         self._wake.set()
+
+    def _address(self, look_began_seconds: float) -> None:
+        """What was loaded before it could be called is ready once a look has seen its address; what that look does not
+        find running is started again."""
+        for place, acted in list(self._unaddressed.items()):
+            resident = self.tenancy.residents.get(place)
+            if resident is None or resident.state is not PlaceState.STARTING:
+                del self._unaddressed[place]
+            elif look_began_seconds > acted.at_seconds and not resident.seen.in_part:
+                del self._unaddressed[place]
+                if resident.seen.running:
+                    self.tenancy.ready(place, acted.load_seconds)
+
+    def _silent_since_found(self, resident: Resident) -> bool:
+        """It ran when we came, and has not said yet what it has loaded."""
+        found = resident.state is PlaceState.STARTING and resident.start_cause == "adopted" and resident.seen.running
+        return found and (resident.seen.answers is False or resident.seen.in_part)
+
+    def _give_up(self, place: Place) -> None:
+        """Silent since it was found, for as long as a load may take: it is treated as a load that does not end."""
+        resident, now = self.tenancy.residents[place], self._clock.now_seconds()
+        because = f"found running, and silent ever since: {resident.seen.because or 'no answer'}"
+        action = Start(place=place, num_ctx=resident.num_ctx or DEFAULT_NUM_CTX, cause=resident.start_cause)
+        seconds = now - resident.residency.since_seconds
+        self._done(
+            Acted(at_seconds=now, action=action, ok=False, seconds=seconds, because=because, error_type="load_timeout")
+        )
 
     def _left(self, place: Place) -> None:
         """A start that was stopped by hand has ended: only now can it be told to stop, and its time for that begins."""

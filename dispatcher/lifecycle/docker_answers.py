@@ -18,6 +18,7 @@ MODEL_LABEL = "dispatcher.model"
 ENDPOINT_LABEL = "dispatcher.endpoint"
 PAUSED = "its container is paused"
 _OLLAMA_PORT = "11434/tcp"
+_ANY_PORT = ("", "0")  # of a binding: Docker chooses one
 _EVERY_ADDRESS = ("", "0.0.0.0", "::")
 _NANOSECONDS = 1e9
 Json = Mapping[str, Any]
@@ -101,24 +102,37 @@ def endpoint_of(inspected: Json, remote_host: str | None) -> tuple[str | None, s
     label = ((inspected.get("Config") or {}).get("Labels") or {}).get(ENDPOINT_LABEL)
     if label:
         return str(label).rstrip("/"), ""
-    ports = (inspected.get("NetworkSettings") or {}).get("Ports") if is_running(inspected) else None
-    ports = ports or (inspected.get("HostConfig") or {}).get("PortBindings") or {}
-    published = sorted(
-        (container_port != _OLLAMA_PORT, container_port, binding)
-        for container_port, bindings in ports.items()
-        for binding in [_best(bindings or ())]
-        if container_port.endswith("/tcp") and binding is not None
-    )
+    published = _published(inspected)
     if not published:
         return None, f"no endpoint: publish a port on 127.0.0.1 or set the label {ENDPOINT_LABEL}"
     _, container_port, (address, port) = published[0]
-    if port in ("", "0"):
+    if port in _ANY_PORT:
         return None, f"no endpoint yet: the host port for {container_port} is chosen at its start"
     if address in _EVERY_ADDRESS:
         address = remote_host or "127.0.0.1"
     elif remote_host is not None and is_loopback(address):
         return None, f"no endpoint: port {port} is published on loopback of {remote_host}, out of reach from here"
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}", ""
+
+
+def endpoint_comes_later(inspected: Json) -> bool:
+    """It is down, and Docker chooses the host port of its only way in at each start."""
+    if is_running(inspected) or ((inspected.get("Config") or {}).get("Labels") or {}).get(ENDPOINT_LABEL):
+        return False
+    published = _published(inspected)
+    return bool(published) and published[0][2][1] in _ANY_PORT
+
+
+def _published(inspected: Json) -> list[tuple[bool, str, tuple[str, str]]]:
+    """TCP ports and their best binding, the usual one first: as bound while it runs, else as configured."""
+    ports = (inspected.get("NetworkSettings") or {}).get("Ports") if is_running(inspected) else None
+    ports = ports or (inspected.get("HostConfig") or {}).get("PortBindings") or {}
+    return sorted(
+        (container_port != _OLLAMA_PORT, container_port, binding)
+        for container_port, bindings in ports.items()
+        for binding in [_best(bindings or ())]
+        if container_port.endswith("/tcp") and binding is not None
+    )
 
 
 def _best(bindings: Any) -> tuple[str, str] | None:
@@ -196,6 +210,7 @@ def seen_of(
         loaded_size_bytes=loaded.size_bytes if loaded else None,
         loaded_vram_bytes=loaded.size_vram_bytes if loaded else None,
         endpoint=endpoint,
+        endpoint_later=endpoint_comes_later(inspected),
         memory_limit_bytes=(inspected.get("HostConfig") or {}).get("Memory") or None,
         memory_used_bytes=memory_of(stats or {}),
         cpu_seconds_total=cpu_seconds,

@@ -110,6 +110,7 @@ class DockerCalls:
         """docker_url None: DOCKER_HOST, else the current docker context, else the local socket."""
         self._url = docker_url
         self._slots = asyncio.Semaphore(max_calls)
+        self._max_calls = max_calls
         self._idle: list[docker.DockerClient] = []  # list.append and list.pop are atomic
         self._api_version: str | None = None
         self._address = docker_url or os.environ.get("DOCKER_HOST") or ""  # "": the context's, once connected
@@ -129,6 +130,8 @@ class DockerCalls:
 
     async def run(self, errand: Callable[[Engine], _Answer], *, what: str, deadline_seconds: float) -> _Answer:
         """EngineUnreachable at the deadline at the latest, EngineRefused when Docker says no. The thread may go on."""
+        if self._abandoned >= self._max_calls:
+            raise self._unreachable(what, f"{self._abandoned} earlier calls hang still; no further one is begun")
         until_seconds = time.monotonic() + deadline_seconds
         try:
             async with asyncio.timeout(deadline_seconds):

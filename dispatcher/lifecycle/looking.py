@@ -12,10 +12,11 @@ from dataclasses import replace
 from dispatcher.control import ledger as book
 from dispatcher.control.ledger import Shortage
 from dispatcher.lifecycle.resident import Resident, looked_at
-from dispatcher.lifecycle.tenancy import DEFAULT_NUM_CTX, Tenancy
+from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.event import Acted, Event, Leased
 from dispatcher.vocabulary.fleet import Lease, Place, PlaceSeen, PlaceState
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 
 
 class Looking:
@@ -80,10 +81,13 @@ class Looking:
                 tenancy.stopped(place, "stopped")
         elif state in (PlaceState.READY, PlaceState.DRAINING) and not seen.running:
             self._gone(seen, now_seconds)
+        elif state is PlaceState.STARTING and resident.start_cause == "adopted":
+            self._heard_at_last(seen)
         elif state is PlaceState.READY and seen.loaded is False:
+            tenancy.residents[place] = replace(resident, ready_at_seconds=None)  # it holds its model no more
             tenancy.turn(place, "unloaded", "its model was unloaded by somebody else; it is loaded again")
-        elif state is PlaceState.READY and seen.loaded_num_ctx and seen.loaded_num_ctx != resident.num_ctx:
-            self._reloaded_by_others(place, seen.loaded_num_ctx)
+        elif state is PlaceState.READY and seen.loaded:
+            self._as_loaded(place, seen.loaded_num_ctx or resident.num_ctx or DEFAULT_NUM_CTX)
 
     def _adopt(self, seen: PlaceSeen) -> None:
         """It runs, and nobody here started it (a restart of ours, or a person): it counts, and becomes ready."""
@@ -105,10 +109,24 @@ class Looking:
         if book.reserved_bytes(tenancy.ledger) > room:
             tenancy.stop(place, "unwanted", "found running without its model, and there is no room to load it")
 
-    def _reloaded_by_others(self, place: Place, num_ctx: int) -> None:
-        """Somebody called it with another num_ctx: what is loaded is what counts."""
+    def _heard_at_last(self, seen: PlaceSeen) -> None:
+        """It was silent when it was adopted, and says now what it has loaded: that is what it runs with. Nothing is
+        loaded anew, unless it holds less than its leases were promised."""
+        tenancy, place = self._tenancy, seen.place
+        leased = self._leased_num_ctx(place)
+        num_ctx = seen.loaded_num_ctx or max(leased, DEFAULT_NUM_CTX)
+        if seen.loaded and num_ctx >= leased:
+            tenancy.residents[place] = replace(tenancy.residents[place], num_ctx=num_ctx)
+            tenancy.ready(place, None)
+
+    def _as_loaded(self, place: Place, num_ctx: int) -> None:
+        """Somebody called it with another num_ctx, or a shared server says what it takes: what is loaded counts."""
         tenancy = self._tenancy
-        tenancy.residents[place] = replace(tenancy.residents[place], num_ctx=num_ctx)
+        resident, held = tenancy.residents[place], tenancy.ledger.holdings.get(place)
+        shared_bytes = tenancy.budget_bytes(place, num_ctx) if resident.seen.shared else None
+        if num_ctx == resident.num_ctx and (shared_bytes is None or (held and held.budget_bytes == shared_bytes)):
+            return
+        tenancy.residents[place] = replace(resident, num_ctx=num_ctx)
         tenancy.ledger = book.adopted(tenancy.ledger, place, tenancy.budget_bytes(place, num_ctx))
         tenancy.changed(place)
 
@@ -175,7 +193,8 @@ class Looking:
                 tenancy.end(lease.id, "withdrawn")
             return
         tenancy.ledger = after
-        tenancy.residents[place] = replace(resident, num_ctx=max(num_ctx, resident.num_ctx or 0), start_cause="leased")
+        cause = resident.start_cause if resident.state is PlaceState.STARTING else "leased"  # adopted: as it was found
+        tenancy.residents[place] = replace(resident, num_ctx=max(num_ctx, resident.num_ctx or 0), start_cause=cause)
         tenancy.turn(place, "start_asked", "leased before the restart")
         for victim in victims:
             tenancy.stop(victim, "evicted", f"makes room for {place.model}, as promised before the restart")

@@ -29,6 +29,10 @@ class OllamaProvider:
     name = "ollama"
     rehearsal = False
 
+    def apply(self, settings: LifecycleSettings) -> None:
+        """Deadlines from now on; url and models are those it was made with."""
+        self._settings = settings
+
     def __init__(self, settings: LifecycleSettings, models: Sequence[str], look: Look) -> None:
         self._settings = settings
         self._url = settings.ollama_url.rstrip("/")

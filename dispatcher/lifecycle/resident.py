@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from dispatcher.control.liveness import Liveness, heard
 from dispatcher.control.residency import Residency
 from dispatcher.vocabulary.action import StopCause
 from dispatcher.vocabulary.fleet import Claim, Place, PlaceSeen, PlaceState, PlaceView
@@ -12,31 +13,38 @@ from dispatcher.vocabulary.signal import NEVER_SEEN, Reading
 FLAPS = 3  # more starts or stops than this within the flap window double the dwell
 FLAP_WINDOW_SECONDS = 600.0
 DWELL_MAX_SECONDS = 1800.0
+IN_USE = (PlaceState.READY, PlaceState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
     """num_ctx: of the loaded model, or of the one being loaded. stop_cause: why it is on its way out.
 
-    priority_base: greedy-dual's L when it was last used. turns_at_seconds: its last starts and stops.
+    priority_base: greedy-dual's L when it was last used. turns_at_seconds: its last starts and stops. held_bytes: what
+    it was last measured to hold, of this run or, once it is down, of the last. released_bytes, released_since_seconds:
+    what it gave back when it stopped, and from when on it had held that.
     """
 
     seen: PlaceSeen
     residency: Residency = field(default_factory=Residency)
     num_ctx: int | None = None
     cpu: Reading[float] = NEVER_SEEN
+    life: Liveness = field(default_factory=Liveness)
+    held_bytes: int | None = None
     stop_cause: StopCause = "asked"
     start_cause: str = "leased"
     ready_at_seconds: float | None = None
     started_at_seconds: float | None = None
     stopped_at_seconds: float | None = None
     released_bytes: int = 0
+    released_since_seconds: float = 0.0
     load_seconds: float | None = None
     used_at_seconds: float = 0.0
     dwell_until_seconds: float = 0.0
     priority_base: float = 0.0
     expected_ready_at_seconds: float | None = None
     turns_at_seconds: tuple[float, ...] = ()
+    video_bytes: int | None = None  # kept when it stops: it tells where the model will live again
 
     @property
     def place(self) -> Place:
@@ -51,13 +59,37 @@ def looked_at(resident: Resident, seen: PlaceSeen, now_seconds: float) -> Reside
     """With what the engine says now; its CPU is the difference of two looks, the newest value of any source wins."""
     if seen.in_part:
         seen = _completed(seen, resident.seen)
+    else:
+        resident = heard_of(resident, seen.answers, now_seconds, seen.because)
     cores = cpu_cores(resident.seen, seen)
     cpu = resident.cpu
     if cores is not None:
         cpu = Reading(value=cores, at_seconds=seen.cpu_at_seconds or now_seconds, source="docker")
     elif not seen.running:
         cpu = NEVER_SEEN
-    return replace(resident, seen=seen, cpu=cpu)
+    held = resident.held_bytes
+    if seen.running:
+        same_run = resident.seen.running and resident.seen.started_at_seconds == seen.started_at_seconds
+        held = seen.memory_used_bytes or seen.loaded_size_bytes or (held if same_run else None)
+    video_bytes = resident.video_bytes if seen.loaded_vram_bytes is None else seen.loaded_vram_bytes
+    return replace(resident, seen=seen, cpu=cpu, video_bytes=video_bytes, held_bytes=held)
+
+
+def heard_of(resident: Resident, answers: bool | None, now_seconds: float, because: str = "") -> Resident:
+    """With one more sign of life of a place in use, or the lack of one. None: nobody asked; a paused one cannot."""
+    if answers is None or resident.state not in IN_USE or (resident.seen.paused and not answers):
+        return resident
+    return replace(resident, life=heard(resident.life, answers, now_seconds, because))
+
+
+def released(resident: Resident, budget_bytes: int) -> tuple[int, float]:
+    """What its end gives back to the host, and from when on it had held that: memory that a sample older than that
+    cannot have counted. Nothing, for what never came to be loaded, or was loading anew."""
+    ready_at, started_at = resident.ready_at_seconds, resident.started_at_seconds
+    if ready_at is None or (started_at is not None and started_at > ready_at):
+        return 0, 0.0
+    held = budget_bytes if resident.held_bytes is None else min(budget_bytes, resident.held_bytes)
+    return held, ready_at
 
 
 def _completed(seen: PlaceSeen, before: PlaceSeen) -> PlaceSeen:
@@ -117,29 +149,42 @@ def _newest_cpu(resident: Resident, shown: Shown) -> Reading[float]:
     return told if told.value is not None and told.at_seconds > resident.cpu.at_seconds else resident.cpu
 
 
+def _silence(resident: Resident) -> tuple[bool, str]:
+    """Whether it runs and does not answer, and why: one in use by its last looks together, any other by the last."""
+    seen, life = resident.seen, resident.life
+    missed = life.down or seen.paused if resident.state in IN_USE else seen.answers is False
+    return (True, seen.because or life.because) if seen.running and missed else (False, "")
+
+
+def _eta_seconds(resident: Resident, now_seconds: float) -> float | None:
+    ready_at = resident.expected_ready_at_seconds
+    if resident.state is not PlaceState.STARTING or ready_at is None:
+        return None
+    return max(0.0, ready_at - now_seconds)
+
+
 def view_of(resident: Resident, shown: Shown) -> PlaceView:
     seen, residency = resident.seen, resident.residency
     cpu = _newest_cpu(resident, shown)
-    eta = None
-    if resident.state is PlaceState.STARTING and resident.expected_ready_at_seconds is not None:
-        eta = max(0.0, resident.expected_ready_at_seconds - shown.now_seconds)
     quarantined = resident.state is PlaceState.QUARANTINED
-    works = resident.state in (PlaceState.READY, PlaceState.DRAINING)  # a drain waits for what it still computes
+    works = resident.state in IN_USE  # a drain waits for what it still computes
     busy_by_cpu = works and cpu.value is not None and cpu.value > shown.busy_cores
-    silent = seen.running and seen.answers is False
+    silent, why_silent = _silence(resident)
     left_alone = seen.paused and resident.state is PlaceState.READY  # to whoever paused it: only a stop by hand ends it
     return PlaceView(
         place=resident.place,
         state=resident.state,
         since_seconds=residency.since_seconds,
-        because=(seen.because if silent else "") or residency.because or seen.because,
+        because=why_silent or residency.because or seen.because,
         endpoint=seen.endpoint,
+        endpoint_later=seen.endpoint_later,
         installed=seen.installed,
         answers=not silent,
         num_ctx=resident.num_ctx,
         parallel=shown.parallel,
         budget_bytes=shown.budget_bytes,
         measured_bytes=(seen.memory_used_bytes or seen.loaded_size_bytes) if seen.running else None,
+        video_bytes=resident.video_bytes,
         limit_bytes=seen.memory_limit_bytes,
         leases=shown.leases,
         leased_until_seconds=shown.leased_until_seconds,
@@ -152,12 +197,14 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         claimed_for=shown.claim.place if shown.claim else None,
         claimed_by=shown.claim.decision_id if shown.claim else None,
         taken_by=shown.taken_by,
-        eta_seconds=eta,
+        eta_seconds=_eta_seconds(resident, shown.now_seconds),
         retry_at_seconds=residency.quarantined_until_seconds if quarantined else residency.retry_at_seconds,
         ready_at_seconds=resident.ready_at_seconds,
         started_at_seconds=resident.started_at_seconds,
+        start_cause=resident.start_cause,
         stopped_at_seconds=resident.stopped_at_seconds,
         released_bytes=resident.released_bytes,
+        released_since_seconds=resident.released_since_seconds,
         used_at_seconds=resident.used_at_seconds,
         load_seconds=resident.load_seconds,
         wanted_per_second=shown.wanted_per_second,

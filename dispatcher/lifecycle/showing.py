@@ -9,8 +9,9 @@ from dispatcher.control.ledger import Holding, Ledger, reserve_bytes, reserved_b
 from dispatcher.control.plan import keep_alive_seconds, keep_priority
 from dispatcher.lifecycle.promises import Promises
 from dispatcher.lifecycle.resident import Resident, Shown, view_of
+from dispatcher.policy.predict import load_prior_seconds
 from dispatcher.vocabulary.fleet import Claim, FleetView, Place, PlaceState, PlaceView
-from dispatcher.vocabulary.profile import NO_RATES, Profiles
+from dispatcher.vocabulary.profile import NO_RATES, Profiles, blended
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 
@@ -168,6 +169,18 @@ class Showing:
             return resident.load_seconds
         learned = self._profiles().rates.get(resident.place, NO_RATES).load_seconds.value
         return learned if learned is not None else LOAD_GUESS_SECONDS
+
+    def load_deadline_seconds(self, resident: Resident) -> float:
+        """Three times what a load is predicted to take here, at least the configured time."""
+        settings, profiles, place = self._settings(), self._profiles(), resident.place
+        predicted = [resident.load_seconds or 0.0]
+        stated = next((one for one in settings.models if one.name == place.model), None)
+        if stated is not None:
+            prior = load_prior_seconds(
+                profiles.facts.get(place.model) or stated.facts(), stated.load_seconds, profiles.host_speed
+            )
+            predicted.append(blended(profiles.rates.get(place, NO_RATES).load_seconds, prior))
+        return max(settings.lifecycle.load_timeout_seconds, 3 * max(predicted))
 
     def priority(self, resident: Resident, budget_bytes: int) -> float:
         """Greedy-dual: the place with the lowest goes first."""

@@ -13,20 +13,19 @@ from random import getrandbits
 from dispatcher.clock import Clock
 from dispatcher.control import ledger as book
 from dispatcher.control.ledger import Ledger, Shortage
+from dispatcher.control.liveness import Liveness
 from dispatcher.control.residency import Happening, Residency, failed, turned
 from dispatcher.errors import NotFound, NotNow
 from dispatcher.lifecycle.promises import Promises
-from dispatcher.lifecycle.resident import Resident, dwell_seconds
+from dispatcher.lifecycle.resident import Resident, dwell_seconds, released
 from dispatcher.lifecycle.showing import Showing
-from dispatcher.vocabulary.action import StopCause
+from dispatcher.vocabulary.action import BLIND, StopCause
 from dispatcher.vocabulary.event import Event, Leased, Turned
 from dispatcher.vocabulary.fleet import Claim, FleetView, Lease, LeaseStatus, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
-from dispatcher.vocabulary.words import Bytes
-
-DEFAULT_NUM_CTX = 4096
 
 
 class Tenancy:
@@ -89,11 +88,13 @@ class Tenancy:
             self._showing.forget(place)
 
     def budget_bytes(self, place: Place, num_ctx: int) -> int:
-        """Its footprint with this context; for a model outside the chain what it was seen to hold, or its limit."""
-        profiles = self._profiles()
+        """What a shared server says that it holds with this context, else its footprint with it; for a model outside
+        the chain what it was seen to hold, or its limit."""
+        profiles, seen = self._profiles(), self.residents[place].seen
+        if seen.shared and seen.loaded_size_bytes and seen.loaded_num_ctx in (None, num_ctx):
+            return seen.loaded_size_bytes
         if place.model in profiles.facts:
             return profiles.footprint_bytes(place.model, num_ctx, self._settings().lifecycle.num_parallel)
-        seen = self.residents[place].seen
         return seen.memory_used_bytes or seen.loaded_size_bytes or seen.memory_limit_bytes or 0
 
     def lease(self, lease_id: str) -> LeaseStatus | None:
@@ -160,9 +161,10 @@ class Tenancy:
             view = views.get(victim)
             if view is None or not view.evictable(now) or view.claimed_by not in (None, decision_id):
                 return f"{victim} may no longer be stopped"
-        after = book.granted(self.ledger, place, self.budget_bytes(place, num_ctx), evicts)
+        grant = book.granted_blind if cause == BLIND else book.granted
+        after = grant(self.ledger, place, self.budget_bytes(place, num_ctx), evicts)
         if isinstance(after, Shortage):
-            return _words(after)
+            return after.words
         self.ledger = after
         self.residents[place] = replace(
             resident,
@@ -249,6 +251,12 @@ class Tenancy:
 
     # --- turning -----------------------------------------------------------------------------------------------
 
+    def load_deadline_seconds(self, place: Place) -> float:
+        resident = self.residents.get(place)  # None: no longer declared since its start was begun
+        if resident is None:
+            return self._settings().lifecycle.load_timeout_seconds
+        return self._showing.load_deadline_seconds(resident)
+
     def turn(self, place: Place, event: Happening, because: str) -> None:
         resident = self.residents[place]
         self.write(place, turned(resident.residency, event, self._clock.now_seconds(), because))
@@ -289,6 +297,7 @@ class Tenancy:
         self.residents[place] = replace(
             resident,
             ready_at_seconds=now,
+            life=Liveness(),
             load_seconds=measured,
             dwell_until_seconds=now + dwell,
             turns_at_seconds=turns,
@@ -310,10 +319,12 @@ class Tenancy:
         """It was seen not to run. Its memory is free, unless a live lease keeps its share."""
         now, resident = self._clock.now_seconds(), self.residents[place]
         holding = self.ledger.holdings.get(place)
+        given_back_bytes, since_seconds = released(resident, holding.budget_bytes if holding else 0)
         self.residents[place] = replace(
             resident,
             stopped_at_seconds=now,
-            released_bytes=holding.budget_bytes if holding else 0,
+            released_bytes=given_back_bytes,
+            released_since_seconds=since_seconds,
             ready_at_seconds=None,
             turns_at_seconds=(*resident.turns_at_seconds, now)[-16:],
         )
@@ -383,9 +394,3 @@ class Tenancy:
             now = self._clock.now_seconds()
             self.residents[place] = replace(resident, used_at_seconds=now, priority_base=self._priority_floor)
         self.changed(place)
-
-
-def _words(shortage: Shortage) -> str:
-    if shortage.free_bytes is None:
-        return "the ledger does not know the host's memory"
-    return f"the ledger refused: needs {Bytes(shortage.need_bytes)}, {Bytes(shortage.free_bytes)} not promised yet"

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from dispatcher.policy import filters
 from dispatcher.policy.explain import best_effort, confidence, kept_ready, reasons, sentence
@@ -39,6 +40,7 @@ FILTERS: tuple[Filter, ...] = (
     filters.signal_unknown,
 )
 DEFAULT_RETRY_SECONDS = 10
+_UNFIT = frozenset({"not_allowed", "lacks_capability", "context_too_long"})  # by what it is, not by how things stand
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
         candidates=tuple(kept),
         uncounted=tuple(sorted(left_out.items())),
         wait_for=_refusal(*wait_for) if wait_for else None,
+        backoff_until_seconds=_backoff_until(refused) if chosen is None else None,
         reasons=told,
         degraded=bool(snapshot.failing or world.fleet.failing or snapshot.freshness is not Freshness.FRESH),
         confidence=confidence(sight, chosen.prediction if chosen else None),
@@ -182,11 +185,18 @@ def _worth_waiting_for(refused: list[tuple[Option, Rejection]]) -> tuple[Option,
     return min(waiting, key=lambda pair: pair[0].need_bytes) if waiting else None
 
 
+def _backoff_until(refused: list[tuple[Option, Rejection]]) -> float | None:
+    ends = [rejection.until_seconds for _, rejection in refused if rejection.until_seconds is not None]
+    return min(ends, default=None)
+
+
 def _retry_after_seconds(sight: Sight, refused: list[tuple[Option, Rejection]]) -> int:
     """When asking again may help: the soonest lease end, retry or start among the refused; 1..120."""
     soonest: list[float] = []
     by_place = {view.place: view for view in sight.world.fleet.places}
     for option, rejection in refused[:MAX_CANDIDATES]:
+        if rejection.rule in _UNFIT:
+            continue  # nor will it be by then
         soonest += [
             until - sight.now_seconds
             for place in rejection.blockers
@@ -196,7 +206,7 @@ def _retry_after_seconds(sight: Sight, refused: list[tuple[Option, Rejection]]) 
             soonest.append(option.view.retry_at_seconds - sight.now_seconds)
         if option.view.eta_seconds:
             soonest.append(option.view.eta_seconds)
-    return max(1, min(120, round(min(soonest, default=DEFAULT_RETRY_SECONDS))))
+    return max(1, min(120, ceil(min(soonest, default=DEFAULT_RETRY_SECONDS) - 0.001)))
 
 
 _hashes: dict[int, tuple[PolicySettings, str]] = {}

@@ -48,10 +48,14 @@ def reasons(sight: Sight) -> tuple[Reason, ...]:
     if snapshot.freshness is not Freshness.FRESH:
         age = Seconds(max(0.0, sight.now_seconds - memory.at_seconds))
         when = f"seen {age} ago" if memory.at_seconds else "never seen"
+        up = any(view.state is PlaceState.READY for view in fleet.places)
+        only = "nothing is started on it"
+        if snapshot.freshness is Freshness.BLIND and not up:
+            only = "only the smallest model is started on it"
         told.append(
             Reason(
                 code=str(memory.unknown or "prom_stale"),
-                detail=f"free memory is {snapshot.freshness.value} ({when}); nothing is started on it",
+                detail=f"free memory is {snapshot.freshness.value} ({when}); {only}",
             )
         )
     for name in _used(sight) if snapshot.freshness is Freshness.FRESH else ():

@@ -6,16 +6,19 @@ what already answers is judged by how it answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from dispatcher.policy.sight import Sight
+from dispatcher.vocabulary.action import BLIND
 from dispatcher.vocabulary.decision import Prediction, Rejection
 from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts
 from dispatcher.vocabulary.signal import Freshness
 from dispatcher.vocabulary.words import Bytes, Moment, Seconds
 
+STOPPING_LOOK_SECONDS = 1.0  # how soon to look again at one that is on its way down after a failed start
 MAX_NAMED = 3  # leased places named in one refusal; the rest is counted
 
 _LOST_FOR_NOW = {
@@ -118,7 +121,8 @@ def unavailable(option: Option, sight: Sight) -> Rejection | None:
     view, now = option.view, sight.now_seconds
     told = _not_usable(view, now, sight.request.id)
     if told is not None:
-        return Rejection(place=view.place, rule="unavailable", template=told[0], facts=told[1])
+        until = _backoff_until(view, now)
+        return Rejection(place=view.place, rule="unavailable", template=told[0], facts=told[1], until_seconds=until)
     if option.must_start and sight.world.fleet.failing:
         return Rejection(
             place=view.place,
@@ -145,12 +149,22 @@ def unavailable(option: Option, sight: Sight) -> Rejection | None:
     return None
 
 
+def _backoff_until(view: PlaceView, now: float) -> float | None:
+    """When to look again at a place whose last start failed: at the end of its backoff, and not before it has stopped.
+    None: that is not what is in its way."""
+    if view.installed is False or view.taken_by is not None:
+        return None
+    if view.state is PlaceState.STOPPING and view.retry_at_seconds:
+        return max(view.retry_at_seconds, now + STOPPING_LOOK_SECONDS)
+    return view.retry_at_seconds if view.state is PlaceState.STOPPED and view.retry_at_seconds > now else None
+
+
 def _not_usable(view: PlaceView, now: float, request_id: str) -> tuple[str, tuple[object, ...]] | None:
     if view.state in _LOST_FOR_NOW:
         return _LOST_FOR_NOW[view.state], ()
     if view.installed is False:
         return "the model is not installed there: ollama pull {}", (view.place.model,)
-    if view.endpoint is None:
+    if view.endpoint is None and not view.endpoint_later:
         return "no address that a caller can reach: {}", (view.because or "no published port, no label",)
     if not view.answers and view.state is PlaceState.READY:
         return "its engine is silent: {}", (view.because or "no answer",)
@@ -211,8 +225,28 @@ def memory_short(option: Option, sight: Sight) -> Rejection | None:
     victims = sight.victims(wanted - free, option.view)
     if victims is not None:
         option.evicts = tuple(view.place for view in victims)
-        return None
+        return _video_memory_short(option, victims, sight)
     return _shortage(option, sight, wanted, option.free_bytes)
+
+
+def _video_memory_short(option: Option, victims: Sequence[PlaceView], sight: Sight) -> Rejection | None:
+    """Only of a model whose engine said that it lives in video memory, and only where free video memory is known. What
+    it holds itself and what its victims hold is free by then."""
+    view, free = option.view, sight.free_video_bytes
+    if free is None or not view.video_bytes:
+        return None
+    more_tokens = max(0, option.num_ctx - view.num_ctx) if view.num_ctx else 0
+    need = view.video_bytes + option.facts.kv_bytes_per_token * more_tokens * view.parallel
+    free += sum(one.video_bytes or 0 for one in victims if one is not view)
+    free += view.video_bytes if view.state is PlaceState.READY else 0
+    if free >= need:
+        return None
+    return Rejection(
+        place=view.place,
+        rule="memory_short",
+        template="needs {} of video memory, {} free, short {}",
+        facts=(Bytes(need), Bytes(free), Bytes(need - free)),
+    )
 
 
 def _shortage(option: Option, sight: Sight, wanted: float, free: int) -> Rejection:
@@ -277,11 +311,21 @@ def pressure_high(option: Option, sight: Sight) -> Rejection | None:
 
 
 def signal_unknown(option: Option, sight: Sight) -> Rejection | None:
-    """Unknown freezes: nothing is started on memory nobody has seen lately."""
+    """Unknown freezes: nothing is started on memory nobody has seen lately. A start that was begun on known memory may
+    be waited for; the one that is made on trust, when nothing runs, may not: nobody knows whether it fits."""
+    memory = sight.world.snapshot.reading("host_memory_available_bytes")
+    frozen = sight.world.snapshot.freshness is not Freshness.FRESH
+    on_trust = option.view.state is PlaceState.STARTING and option.view.start_cause == BLIND
+    if frozen and on_trust and not option.must_start:
+        return Rejection(
+            place=option.view.place,
+            rule="signal_unknown",
+            template="is starting on trust: the host's free memory is {}; it is handed out once it is ready",
+            facts=(sight.world.snapshot.freshness.value,),
+        )
     if not option.must_start:
         return None
-    memory = sight.world.snapshot.reading("host_memory_available_bytes")
-    if sight.world.snapshot.freshness is not Freshness.FRESH and sight.world.fleet.capacity_bytes is not None:
+    if frozen and sight.world.fleet.capacity_bytes is not None:
         age = Seconds(max(0.0, sight.now_seconds - memory.at_seconds)) if memory.at_seconds else "never seen"
         return Rejection(
             place=option.view.place,

@@ -13,10 +13,9 @@ from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Prediction
 from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
-from dispatcher.vocabulary.profile import NO_RATES, HostSpeed, Measured, ModelFacts, blended
+from dispatcher.vocabulary.profile import LOAD_BASE_SECONDS, NO_RATES, HostSpeed, Measured, ModelFacts, blended
 
 STOP_SECONDS = 2.0  # prior of stopping one place, until measured
-LOAD_BASE_SECONDS = 1.5  # numbers.md: load = 1.5 s + file / disk rate
 USUAL_OUTPUT_TOKENS = 200  # of the answers behind somebody else's request latency: a rate is no matter of this request
 
 

@@ -6,12 +6,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import isfinite
 from typing import cast
 
 from dispatcher.control.ledger import free_bytes
 from dispatcher.vocabulary.fleet import PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts
-from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, Request
+from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, DEFAULT_NUM_CTX, Request
 from dispatcher.vocabulary.settings import ModelSettings, Settings
 from dispatcher.vocabulary.signal import OTHERS_CPU
 from dispatcher.vocabulary.world import World
@@ -32,6 +33,7 @@ class Sight:
     now_seconds: float
     num_ctx: int
     free_bytes: int | None
+    free_video_bytes: int | None  # None: no GPU that says so, and then nothing is refused for it
     evictable: tuple[PlaceView, ...]
     evictable_bytes: tuple[int, ...]
     leased: tuple[PlaceView, ...]
@@ -84,7 +86,7 @@ def rung_for(context_tokens: int) -> int:
     for rung in CONTEXT_RUNGS_TOKENS:
         if context_tokens <= rung:
             return rung
-    return -(-context_tokens // 4096) * 4096
+    return -(-context_tokens // DEFAULT_NUM_CTX) * DEFAULT_NUM_CTX
 
 
 def see(request: Request, world: World, settings: Settings, now_seconds: float) -> Sight:
@@ -93,10 +95,11 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
         (view for view in views if view.evictable(now_seconds) and view.claimed_by in (None, request.id)),
         key=lambda view: (view.keep_priority, view.used_at_seconds, view.place),
     )
+    longest_seconds = now_seconds + settings.lifecycle.lease_max_seconds  # of a lease whose time has not begun
     leased = tuple(
         sorted(
             (view for view in views if view.leases and view.taken_by is None and not view.pinned),
-            key=lambda view: (view.leased_until_seconds or now_seconds + 900, view.place),
+            key=lambda view: (view.leased_until_seconds or longest_seconds, view.place),
         )
     )
     return Sight(
@@ -105,6 +108,7 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
         settings=settings,
         now_seconds=now_seconds,
         num_ctx=rung_for(request.context_tokens),
+        free_video_bytes=_free_video_bytes(world),
         free_bytes=free_bytes(world.fleet, world.snapshot, now_seconds),
         evictable=tuple(evictable),
         evictable_bytes=(0, *accumulate(view.budget_bytes for view in evictable)),
@@ -116,6 +120,11 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
         },
         slowdown_ratio=slowdown_ratio(world, settings),
     )
+
+
+def _free_video_bytes(world: World) -> int | None:
+    free = world.snapshot.reading("gpu_memory_free_bytes").value
+    return int(free) if free is not None and isfinite(free) else None
 
 
 def slowdown_ratio(world: World, settings: Settings) -> float:

@@ -17,7 +17,8 @@ from dispatcher.errors import EngineRefused, EngineUnreachable, PlaceNotOurs
 from dispatcher.rehearsal.server import PRIOR_MODELS, RehearsalModel, RehearsalServer
 from dispatcher.vocabulary.engine import EngineSeen
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
-from dispatcher.vocabulary.profile import OVERHEAD_BYTES
+from dispatcher.vocabulary.profile import LOAD_BASE_SECONDS, OVERHEAD_BYTES
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import ModelSettings, RehearsalSettings
 
 _HOST = "127.0.0.1"
@@ -193,9 +194,9 @@ def simulated(model: ModelSettings) -> RehearsalModel:
     return RehearsalModel(
         name=model.name,
         file_bytes=model.file_bytes,
-        resident_bytes=model.file_bytes + model.kv_bytes_per_token * 4096 + OVERHEAD_BYTES,
+        resident_bytes=model.file_bytes + model.kv_bytes_per_token * DEFAULT_NUM_CTX + OVERHEAD_BYTES,
         kv_bytes_per_token=model.kv_bytes_per_token,
-        load_seconds=model.load_seconds if model.load_seconds is not None else 1.5 + model.file_bytes / 1e9,
+        load_seconds=LOAD_BASE_SECONDS + model.file_bytes / 1e9 if model.load_seconds is None else model.load_seconds,
         decode_tokens_per_second=decode,
         prefill_tokens_per_second=8 * decode,
         context_max=model.context,

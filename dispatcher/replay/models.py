@@ -9,9 +9,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from dispatcher.vocabulary.profile import LOAD_BASE_SECONDS
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
+
 MIB = 2**20
 GIB = 2**30
-REFERENCE_NUM_CTX = 4096  # the context that `resident_bytes` is stated at
+REFERENCE_NUM_CTX = DEFAULT_NUM_CTX  # the context that `resident_bytes` is stated at
 _RUNTIME_BYTES = int(0.3 * GIB)
 _BYTES_PER_HEAD_DIM = 4  # K and V, two bytes each (f16)
 
@@ -88,7 +91,7 @@ def _prior(name: str, file_bytes: int, shape: tuple[int, int, int], context_max:
         file_bytes=file_bytes,
         resident_bytes=file_bytes + kv_bytes_per_token * REFERENCE_NUM_CTX + _RUNTIME_BYTES,
         kv_bytes_per_token=kv_bytes_per_token,
-        load_seconds=1.5 + file_bytes / 1e9,
+        load_seconds=LOAD_BASE_SECONDS + file_bytes / 1e9,
         decode_tokens_per_second=decode_tokens_per_second,
         prefill_tokens_per_second=8 * decode_tokens_per_second,
         context_max=context_max,

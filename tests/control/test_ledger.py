@@ -267,6 +267,23 @@ CORRECTIONS = {
         NOW - 2,
         13.0,
     ),
+    "a stop of what had come up after the sample": (
+        a_place_view(LLAMA, stopped_at_seconds=NOW - 1, released_bytes=4 * GIB, released_since_seconds=NOW - 1.5),
+        NOW - 2,
+        9.0,
+    ),
+    "a stop not in the sample, and its lease keeps its share: once, not twice": (
+        a_place_view(
+            LLAMA,
+            budget_bytes=4 * GIB,
+            leases=1,
+            stopped_at_seconds=NOW - 1,
+            started_at_seconds=NOW - 900,
+            released_bytes=4 * GIB,
+        ),
+        NOW - 2,
+        9.0,
+    ),
     "a stop in the sample": (a_place_view(LLAMA, stopped_at_seconds=NOW - 3, released_bytes=4 * GIB), NOW - 2, 9.0),
     "stopping: still there": (a_ready_view(LLAMA, **HELD, state=PlaceState.STOPPING), NOW, 9.0),
     "stuck: still there": (a_ready_view(LLAMA, **HELD, state=PlaceState.STUCK), NOW, 9.0),

@@ -11,7 +11,7 @@ from dispatcher.vocabulary.settings import (
 )
 from dispatcher.vocabulary.signal import SIGNALS, Freshness, Sample, UnknownReason
 from tests.builders import NOW, a_fleet
-from tests.control.polls import DOWN, MEMORY, Trust, some_samples
+from tests.control.polls import ALL_SAMPLES, DOWN, MEMORY, Trust, some_samples
 
 # ── which source ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,7 +176,7 @@ def test_subjects_that_are_gone_are_kept_until_blind_and_then_dropped():
 # ── how often it is scraped ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_scrape_interval_is_the_median_gap_of_distinct_sample_times():
+def test_the_scrape_interval_is_the_usual_gap_of_distinct_sample_times():
     trust = Trust()
     jitter = iter([0.0, 0.02, -0.01, 0.03, 0.0, 0.01, 0.0, 0.02])
     for at in (0, 5, 10, 15, 20, 25, 30, 35):
@@ -208,6 +208,14 @@ def test_one_outage_does_not_become_the_scrape_interval():
     assert 15 == scrape_interval_seconds(trust.state)
 
 
+def test_outages_that_come_again_and_again_do_not_become_the_scrape_interval():
+    trust = Trust()
+    for at in (0, 15, 215, 415, 430, 630, 830, 845):  # three scrapes in seven gaps, an outage for each of the others
+        trust.poll(NOW + at, prometheus=some_samples(NOW + at))
+
+    assert 15 == scrape_interval_seconds(trust.state)
+
+
 def test_snapshots_are_numbered():
     trust = Trust()
 
@@ -222,3 +230,46 @@ def test_a_host_signal_older_than_fresh_is_named_stale_and_the_others_are_not():
 
     assert frozenset() == fresh.stale
     assert ({"host_cpu_busy_ratio"}, Freshness.FRESH) == (snapshot.stale, snapshot.freshness)
+
+
+def test_a_server_of_another_clock_fails_and_the_host_speaks_at_once():
+    trust = Trust()
+    trust.poll(NOW, prometheus=some_samples(), host=some_samples(source="host"))
+    other = dict.fromkeys(ALL_SAMPLES, UnknownReason.CLOCK_SKEW)
+
+    skewed = trust.poll(NOW + 5, prometheus=some_samples(NOW + 5, **other), host=some_samples(NOW + 5, source="host"))
+    back = trust.poll(NOW + 10, prometheus=some_samples(NOW + 10), host=some_samples(NOW + 10, source="host"))
+
+    assert ({"prometheus": UnknownReason.CLOCK_SKEW}, "host", Freshness.FRESH) == (
+        skewed.failing,
+        skewed.source,
+        skewed.freshness,
+    )
+    assert ({}, "prometheus") == (back.failing, back.source)
+
+
+def test_a_server_of_another_clock_and_nobody_else_is_blind_and_says_why():
+    other = dict.fromkeys(ALL_SAMPLES, UnknownReason.CLOCK_SKEW)
+
+    snapshot = Trust().poll(NOW, prometheus=some_samples(**other))
+
+    assert (Freshness.BLIND, UnknownReason.CLOCK_SKEW) == (snapshot.freshness, snapshot.reading(MEMORY).unknown)
+
+
+def test_a_gpu_that_is_not_there_is_not_spoken_of_and_one_that_contradicts_itself_is():
+    gpu = "gpu_memory_free_bytes"
+    for why in (UnknownReason.EMPTY, UnknownReason.PROM_ERROR):
+        snapshot = Trust().poll(NOW, prometheus=some_samples(**{gpu: why}))
+        assert (gpu, "") not in snapshot.readings and {} == snapshot.failing
+
+    known = Trust().poll(NOW, prometheus=some_samples(**{gpu: UnknownReason.EMPTY}), host=some_samples(**{gpu: 4e9}))
+    two_hosts = Trust().poll(NOW, prometheus=some_samples(**{gpu: UnknownReason.MULTI_SERIES}))
+    assert (4e9, UnknownReason.MULTI_SERIES) == (known.reading(gpu).value, two_hosts.reading(gpu).unknown)
+
+
+def test_a_gpu_that_was_there_is_stale_and_not_forgotten():
+    gpu, trust = "gpu_memory_free_bytes", Trust()
+    trust.poll(NOW, prometheus=some_samples(**{gpu: 4e9}))
+
+    assert 4e9 == trust.poll(NOW + 60, failures=DOWN).reading(gpu).value
+    assert trust.poll(NOW + 301, failures=DOWN).reading(gpu).value is None

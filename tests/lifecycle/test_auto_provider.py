@@ -29,6 +29,7 @@ class Town:
         self.ollama = RehearsalServer(PRIOR_MODELS, time_scale=0.05)
         self.now_seconds = 0.0
         self.saw_real = False
+        self.had: str | None = None
         self._stack = stack
 
     async def look_around(self, *, rehearsal: bool = True) -> AutoProvider:
@@ -44,6 +45,7 @@ class Town:
             if rehearsal
             else None,
             saw_real=lambda: self.saw_real,
+            had=lambda: self.had,
             now_seconds=lambda: self.now_seconds,
         )
         for opened in (source, calls, auto):
@@ -162,6 +164,39 @@ async def test_where_real_places_were_seen_once_nothing_is_rehearsed(town):
     assert "none" == await auto.detect()
     with pytest.raises(EngineUnreachable, match="on fire"):
         await auto.list()
+
+
+async def test_after_a_restart_a_silent_engine_that_had_the_models_is_waited_for_not_replaced(town):
+    town.saw_real, town.had = True, "docker"
+    town.docker.declare("phi", "phi3:mini")
+    town.docker.mood = "broken"
+    await town.ollama.start()
+    auto = await town.look_around()
+
+    assert "docker" == await auto.detect()
+    with pytest.raises(EngineUnreachable, match="It had the models last, so it is waited for"):
+        await auto.list()
+    assert "it had the models last and is waited for" in auto.found()["docker"]
+
+    town.docker.mood = "well"
+    assert "docker" == await town.later(auto)
+    assert ["docker:phi"] == [seen.place.server for seen in await auto.list()]
+
+
+async def test_after_a_restart_an_engine_that_answers_without_the_models_it_had_is_replaced(town):
+    town.saw_real, town.had = True, "docker"
+    await town.ollama.start()
+    auto = await town.look_around()
+
+    assert "ollama" == await auto.detect()
+
+
+async def test_after_a_restart_labelled_containers_still_come_before_a_silent_ollama_that_had_the_models(town):
+    town.saw_real, town.had = True, "ollama"
+    town.docker.declare("phi", "phi3:mini")
+    auto = await town.look_around()
+
+    assert "docker" == await auto.detect()
 
 
 async def test_with_rehearsal_forbidden_there_is_nothing(town):

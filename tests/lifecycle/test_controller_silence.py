@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from dispatcher.control.ledger import reserved_bytes
 from dispatcher.vocabulary.fleet import PlaceState
-from tests.builders import LLAMA
+from dispatcher.vocabulary.request import Asked
+from tests.builders import LLAMA, a_lease
 from tests.fake_engine import footprint
 from tests.virtual_house import a_house, ready
 from tests.virtual_time import in_virtual_time
@@ -165,9 +167,153 @@ async def test_while_the_engine_cannot_be_asked_its_model_servers_are(clock):
 
         house.engine.servers[LLAMA].silent = True
         await asyncio.sleep(11.0)
+        assert house.view(LLAMA).answers, "two looks have failed"
+        await asyncio.sleep(5.0)
         view = house.view(LLAMA)
         assert (S.READY, False, "no answer from http://127.0.0.1:21000") == (view.state, view.answers, view.because)
 
         house.engine.servers[LLAMA].silent = False
         await asyncio.sleep(11.0)
         assert house.view(LLAMA).answers
+
+
+@in_virtual_time
+async def test_a_ready_place_that_misses_two_looks_stays_in_use_and_three_in_a_row_take_it_out(clock):
+    house = a_house(clock)
+    async with house.open():
+        await ready(house, LLAMA)
+        server = house.engine.servers[LLAMA]
+        server.silent = True
+        await asyncio.sleep(9.0)
+        assert house.view(LLAMA).answers, "one look or two"
+        server.silent = False
+        await asyncio.sleep(5.5)
+        server.silent = True
+        await asyncio.sleep(9.0)
+        assert house.view(LLAMA).answers, "not in a row"
+
+        await asyncio.sleep(6.5)
+        assert (False, "no answer") == (house.view(LLAMA).answers, house.view(LLAMA).because)
+        server.silent = False
+        await asyncio.sleep(4.9)
+        assert not house.view(LLAMA).answers, "one pass is no recovery"
+        await asyncio.sleep(6.0)
+        assert house.view(LLAMA).answers
+
+
+@in_virtual_time
+async def test_a_place_whose_container_has_ended_is_down_at_once(clock):
+    house = a_house(clock)
+    async with house.open():
+        house.give_back(await ready(house, LLAMA))
+        house.engine.down(LLAMA, exit_code=2)
+        house.engine.tell()
+        await asyncio.sleep(0.1)
+
+        assert S.STOPPED is house.state(LLAMA)
+
+
+# ── silent when it was found ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@in_virtual_time
+async def test_what_is_silent_when_it_is_found_is_not_loaded_anew_but_taken_as_it_says(clock):
+    house = a_house(clock)
+    house.engine.up(LLAMA, 16384)
+    house.engine.servers[LLAMA].silent = True
+    async with house.open():
+        await asyncio.sleep(120.0)
+        assert (S.STARTING, []) == (house.state(LLAMA), house.engine.calls)
+
+        house.engine.servers[LLAMA].silent = False
+        await asyncio.sleep(6.0)
+        assert (S.READY, 16384, []) == (house.state(LLAMA), house.view(LLAMA).num_ctx, house.engine.calls)
+        assert footprint(LLAMA, 16384) == reserved(house)
+
+
+@in_virtual_time
+async def test_what_was_silent_and_turns_out_to_be_empty_is_loaded(clock):
+    house = a_house(clock)
+    house.engine.up(LLAMA, None)
+    house.engine.servers[LLAMA].silent = True
+    async with house.open():
+        await asyncio.sleep(30.0)
+        house.engine.servers[LLAMA].silent = False
+        await house.until(lambda: house.state(LLAMA) is S.READY)
+
+        assert 4096 == house.view(LLAMA).num_ctx
+
+
+@in_virtual_time
+async def test_what_was_leased_before_a_restart_and_is_silent_is_loaded_anew_only_if_it_holds_too_little(clock):
+    for loaded, expected, loads in ((16384, 16384, 0), (4096, 8192, 1)):
+        house = a_house(clock)
+        house.engine.up(LLAMA, loaded)
+        house.engine.servers[LLAMA].silent = True
+        house.controller.restore([a_lease(LLAMA, num_ctx=8192, granted_at_seconds=clock.now_seconds())])
+        async with house.open():
+            await asyncio.sleep(30.0)
+            assert [] == house.engine.calls
+            house.engine.servers[LLAMA].silent = False
+            await house.until(lambda house=house: house.state(LLAMA) is S.READY)
+
+            assert (expected, loads) == (house.view(LLAMA).num_ctx, len(house.engine.did("load")))
+
+
+@in_virtual_time
+async def test_what_stays_silent_for_as_long_as_a_load_may_take_is_stopped(clock):
+    house = a_house(clock)
+    house.engine.up(LLAMA, 4096)
+    house.engine.servers[LLAMA].silent = True
+    async with house.open():
+        await asyncio.sleep(290.0)
+        assert S.STARTING is house.state(LLAMA)
+        await house.until(lambda: house.state(LLAMA) is S.STOPPED, within_seconds=30)
+
+        assert ["load_timeout", ""] == [acted.error_type for acted in house.acted()]
+        assert "found running, and silent ever since: no answer" == house.view(LLAMA).because
+
+
+# ── a port that is chosen at the start ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("load_seconds", [0.0, 40.0], ids=["loaded before the next look", "looked at while loading"])
+@in_virtual_time
+async def test_a_place_whose_port_is_chosen_at_its_start_is_started_and_ready_with_its_address(clock, load_seconds):
+    house = a_house(clock, places=[LLAMA], engine={"port_at_start": True, "load_seconds": load_seconds})
+    async with house.open():
+        selected = await house.desk.select(Asked(wait_seconds=120.0))
+
+        assert (S.READY, "http://127.0.0.1:21000") == (selected.state, selected.endpoint)
+        assert (1, 1) == (len(house.engine.did("start")), len(house.engine.did("load")))
+
+
+# ── deadlines, and whose it is ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@in_virtual_time
+async def test_a_load_may_take_three_times_what_is_predicted(clock):
+    house = a_house(clock, engine={"hang_load": True})
+    slow = replace(house.settings.models[1], load_seconds=200.0)
+    house.settings = replace(house.settings, models=(house.settings.models[0], slow, house.settings.models[2]))
+    async with house.open():
+        began = clock.now_seconds()
+        lease = house.lease(LLAMA)
+        await house.until(lambda: lease.id in house.ends(), within_seconds=700)
+
+        assert pytest.approx(600, abs=2) == clock.now_seconds() - began
+        assert ("load_timeout", "the load did not end within its deadline") == (
+            house.acted()[0].error_type,
+            house.acted()[0].because,
+        )
+
+
+@in_virtual_time
+async def test_what_turns_out_not_to_be_ours_is_said_so(clock):
+    house = a_house(clock)
+    async with house.open():
+        house.engine.servers[LLAMA].disowned = True
+        lease = house.lease(LLAMA)
+        await house.until(lambda: lease.id in house.ends())
+
+        assert "place_not_ours" == house.acted()[0].error_type

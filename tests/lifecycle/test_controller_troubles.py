@@ -54,7 +54,7 @@ async def test_a_load_that_hangs_is_cut_at_its_deadline(clock):
         await house.until(lambda: lease.id in house.ends())
 
         assert pytest.approx(300, abs=2) == clock.now_seconds() - began
-        assert "start_timeout" == house.acted()[0].error_type
+        assert "load_timeout" == house.acted()[0].error_type
         await house.until(lambda: house.state(LLAMA) is S.STOPPED)
         assert 0 == house.engine.held_bytes()
 

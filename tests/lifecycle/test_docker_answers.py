@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.lifecycle.docker_answers import cpu_of, endpoint_of, how_it_ended, memory_of, place_of, seconds_of
+from dispatcher.lifecycle.docker_answers import (
+    cpu_of,
+    endpoint_comes_later,
+    endpoint_of,
+    how_it_ended,
+    memory_of,
+    place_of,
+    seconds_of,
+)
 from dispatcher.vocabulary.fleet import Place
 
 
@@ -63,6 +71,25 @@ def test_the_endpoint_is_what_a_caller_on_this_host_can_reach(container, endpoin
 
     assert endpoint == found
     assert (endpoint is None) == bool(because)
+
+
+@pytest.mark.parametrize(
+    ("container", "later"),
+    [
+        pytest.param(inspected(ports={"11434/tcp": at("127.0.0.1", "0")}), True, id="any port"),
+        pytest.param(inspected(ports={"11434/tcp": at("127.0.0.1", "")}), True, id="no port named"),
+        pytest.param(inspected(bound={"11434/tcp": at("127.0.0.1", "21000")}), False, id="bound by now"),
+        pytest.param(inspected(ports={"11434/tcp": at("127.0.0.1", "21000")}), False, id="fixed"),
+        pytest.param(
+            inspected(ports={"11434/tcp": at("", "0")}, labels={"dispatcher.endpoint": "http://phi:11434"}),
+            False,
+            id="a label says it",
+        ),
+        pytest.param(inspected(), False, id="none, and none will come"),
+    ],
+)
+def test_a_port_that_is_chosen_at_the_start_is_an_address_to_come(container, later):
+    assert later is endpoint_comes_later(container)
 
 
 def test_with_docker_on_another_host_only_what_is_published_to_the_network_can_be_reached():

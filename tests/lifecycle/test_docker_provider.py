@@ -71,11 +71,13 @@ def events_of(container: ModelContainer, since_seconds: float) -> set[str]:
     return {event["Action"] for event in seen}
 
 
-def declare_by_hand(containers: ModelContainers, name: str, model: str) -> ModelContainer:
-    """A labelled container that publishes nothing."""
+def declare_by_hand(containers: ModelContainers, name: str, model: str, ports=None) -> ModelContainer:
+    """A labelled container without a model server; it publishes nothing, unless ports say so."""
     engine = containers.engine
     labels = {"dispatcher.managed": "true", "dispatcher.model": model, **engine.mine}
-    engine.client.containers.create(containers.image, ["/bin/busybox", "sleep", "60"], name=name, labels=labels)
+    engine.client.containers.create(
+        containers.image, ["/bin/busybox", "sleep", "60"], name=name, labels=labels, ports=ports
+    )
     containers.made.append(ModelContainer(name=name, model=model, port=0, engine=engine))
     return containers.made[-1]
 
@@ -257,6 +259,18 @@ async def test_a_container_that_cannot_start_is_refused_in_dockers_words(model_c
         await provider.start(place_of(container))
 
     assert 500 == refused.value.status
+
+
+async def test_a_port_that_docker_chooses_at_the_start_is_read_after_it(model_containers, provider):
+    name = f"{model_containers.engine.prefix}-anyport"
+    container = declare_by_hand(model_containers, name, MODEL, ports={"11434/tcp": ("127.0.0.1", 0)})
+    before = await seen_of(provider, container)
+    assert (None, True) == (before.endpoint, before.endpoint_later)
+
+    await provider.start(place_of(container))
+    after = await seen_of(provider, container)
+    (bound,) = container.inspect()["NetworkSettings"]["Ports"]["11434/tcp"]
+    assert (f"http://127.0.0.1:{bound['HostPort']}", False) == (after.endpoint, after.endpoint_later)
 
 
 async def test_the_endpoint_label_wins_over_the_published_port(model_containers, provider):

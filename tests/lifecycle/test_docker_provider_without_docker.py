@@ -78,6 +78,8 @@ async def test_calls_that_hang_are_counted_and_bounded(docker, provider):
             await provider.list()
 
     assert MAX_CALLS == provider.abandoned_threads
+    with pytest.raises(EngineUnreachable, match=f"{MAX_CALLS} earlier calls hang still; no further one is begun"):
+        await provider.list()
 
 
 async def test_threads_come_back_when_the_engine_that_hung_is_restarted(tmp_path):

@@ -53,6 +53,40 @@ def test_memory_short_reads_like_the_contract_says():
     assert (LLAMA,) == candidate(decision, QWEN).rejection.blockers
 
 
+def video_world(free_gib: float | None, *views):
+    snapshot = a_snapshot(readings={"gpu_memory_free_bytes": None if free_gib is None else free_gib * GIB})
+    return a_world(snapshot=snapshot, fleet=a_fleet(*views), profiles=fixed_footprints(qwen=5.4))
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "video_gib", "fits"),
+    [
+        pytest.param(4.0, 5.0, False, id="its model lives in video memory, and there is too little"),
+        pytest.param(5.0, 5.0, True, id="exactly enough"),
+        pytest.param(None, 5.0, True, id="nobody says what is free"),
+        pytest.param(0.0, 0.0, True, id="it lives in the host's memory"),
+        pytest.param(0.0, None, True, id="nobody ever said where it lives: never guessed"),
+    ],
+)
+def test_a_model_that_lives_in_video_memory_needs_it_free(free_gib, video_gib, fits):
+    video_bytes = None if video_gib is None else round(video_gib * GIB)
+    decision = decided(video_world(free_gib, a_place_view(QWEN, video_bytes=video_bytes)), model=QWEN.model)
+
+    if fits:
+        assert decision.chosen is not None
+    else:
+        assert ("memory_short", "needs 5.0 GiB of video memory, 4.0 GiB free, short 1.0 GiB") == refused(decision, QWEN)
+
+
+def test_a_larger_context_needs_more_video_memory_than_it_held_before():
+    held = a_ready_view(QWEN, num_ctx=4096, video_bytes=5 * GIB)
+    decision = decided(video_world(0.1, held), prompt_tokens=7000, model=QWEN.model)
+
+    rule, because = refused(decision, QWEN)
+    assert "memory_short" == rule
+    assert "of video memory, 5.1 GiB free" in because  # its own counts as free: a reload gives it back first
+
+
 @pytest.mark.parametrize(
     ("available_gib", "latched", "fits"),
     [
