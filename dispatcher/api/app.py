@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import uvicorn
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
+from dispatcher.api.connection import Connection
+from dispatcher.api.crowd import Crowd
 from dispatcher.api.doors import Doors
 from dispatcher.api.front_door import FrontDoor
 from dispatcher.api.routes import Routes
-
-MAX_HEADER_BYTES = 32 * 1024
-MAX_CONNECTIONS = 2048
+from dispatcher.vocabulary.settings import LimitSettings
 
 
 def make_app(doors: Doors, environment: Mapping[str, str] = os.environ) -> ASGIApp:
@@ -22,11 +23,14 @@ def make_app(doors: Doors, environment: Mapping[str, str] = os.environ) -> ASGIA
 
     A bare Router: Starlette's own two error layers would answer before the front door could, and cost every request.
     """
-    return FrontDoor(Router(Routes(doors).table(), redirect_slashes=False), doors.settings, environment)
+    return FrontDoor(Router(Routes(doors).table(), redirect_slashes=False), doors.settings, environment, doors.erred)
 
 
-def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
-    """No access log: GET /select has the prompt in its query. No forwarded headers: Host and Origin are checked."""
+def server_config(
+    app: ASGIApp, host: str, port: int, limits: Callable[[], LimitSettings] = LimitSettings
+) -> uvicorn.Config:
+    """limits: asked per connection. No access log: GET /select has the prompt in its query. No forwarded headers: Host
+    and Origin are checked, and who is on loopback is who is connected from there."""
     return uvicorn.Config(
         app,
         host=host,
@@ -37,7 +41,5 @@ def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
         proxy_headers=False,
         lifespan="off",
         ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=75,
+        http=partial(Connection, limits=limits, crowd=Crowd()),  # type: ignore[arg-type]  # only ever called
     )

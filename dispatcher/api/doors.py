@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from dispatcher.api.events import Feed
 from dispatcher.clock import Clock
 from dispatcher.vocabulary.decision import Decision, Selected
 from dispatcher.vocabulary.fleet import FleetView, LeaseStatus
-from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.profile import Profiles, Record
 from dispatcher.vocabulary.request import Asked
-from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.settings import LimitSettings, Settings
 from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.wire.select import OutcomeReport
 from dispatcher.wire.view_shapes import Check, Readiness
@@ -26,7 +27,9 @@ class Doors:
     giving back twice is fine. record_outcome: returns when it is durable; NotFound, HistoryUnavailable.
     decisions(limit, model, since_seconds) and decision(id): JSON documents as wire.decision made them, newest first;
     HistoryUnavailable. act(model, start|stop|pin|unpin): the action as a document; NotFound, NotNow.
-    exposition(Accept header): the bytes and their content type. heartbeat_age_seconds: since the loop last beat.
+    exposition(Accept header): the bytes and their content type. heartbeat_age_seconds: since the event loop last beat,
+    or what the latest of the other loops is late by. feed: what `emit` tells, for GET /events.
+    erred: told the word of errors.error_type_of for each fault that a request met.
     """
 
     select: Callable[[Asked], Awaitable[Selected]]
@@ -47,6 +50,9 @@ class Doors:
     heartbeat_age_seconds: Callable[[], float]
     clock: Clock
     draining: Callable[[], bool]
+    erred: Callable[[str], None] = lambda error_type: None
+    feed: Feed = field(default_factory=lambda: Feed(LimitSettings))
+    records: Callable[[], tuple[Record, ...]] = tuple
 
 
 __all__ = ["Check", "Doors", "OutcomeReport", "Readiness"]

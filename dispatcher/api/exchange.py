@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
+from random import getrandbits
 
 from starlette.types import Receive, Scope, Send
 
 from dispatcher.wire.decision import encode
 from dispatcher.wire.problem import MEDIA_TYPE, problem
 from dispatcher.wire.select import MAX_BODY_BYTES, MAX_BODY_SECONDS
+from dispatcher.wire.strict_json import refuse_ambiguous
 
 JSON = b"application/json"
 PROBLEM = MEDIA_TYPE.encode()
 REQUEST_ID = "dispatcher.request_id"  # in the scope
+ABORT = "dispatcher.abort"  # in the scope: closes the connection at once, unsent bytes and all; not every server has it
+KEY_NAME = "dispatcher.key_name"  # in the scope: whose key came with it; None when none is configured
+IN_A_THREAD_BYTES = 256 * 1024  # looking through more than this is noticed by everybody else
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+LEAVING = "the daemon leaves"  # said by whoever cancels a request for that: it is answered all the same
 
 
 class ClientLeft(Exception):
@@ -29,6 +39,13 @@ class Turned(Exception):
         self.detail = detail
         self.headers = tuple(headers)
         super().__init__(detail)
+
+
+def request_id_of(given: bytes) -> bytes:
+    """The caller's, when it is fit for logs and headers; else a new one."""
+    if _SANE_ID.fullmatch(given):
+        return given
+    return b"%016x" % getrandbits(64)  # told apart, not secret: the system's randomness costs 5 µs
 
 
 async def answer(send: Send, status: int, body: bytes, media_type: bytes = JSON, headers: Headers = ()) -> None:
@@ -58,13 +75,19 @@ async def answer_problem(send: Send, scope: Scope, turned: Turned) -> None:
 
 
 async def body_of(receive: Receive) -> bytes:
-    """The whole body. Raises Turned (408 after 30 s, 413 beyond 8 MiB) and ClientLeft."""
+    """The whole body. Raises Turned (408 after 30 s, 413 beyond 8 MiB: for servers that do not see to it themselves),
+    ClientLeft, and AskInvalid for JSON that can be read in two ways."""
     try:
         async with asyncio.timeout(MAX_BODY_SECONDS):
-            return await _read(receive)
+            body = await _read(receive)
     except TimeoutError:
         detail = f"the body did not arrive within {MAX_BODY_SECONDS:g} s"
         raise Turned("too_slow", detail, [(b"connection", b"close")]) from None
+    if len(body) > IN_A_THREAD_BYTES:
+        await asyncio.to_thread(refuse_ambiguous, body)
+    elif body:
+        refuse_ambiguous(body)
+    return body
 
 
 async def _read(receive: Receive) -> bytes:

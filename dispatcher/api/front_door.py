@@ -6,19 +6,29 @@ line carries a query string, a body or a header's value.
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
-from random import getrandbits
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dispatcher.api.access import (
+    OPEN_PATHS,
+    Given,
+    Rules,
+    is_acting,
+    is_foreign,
+    is_known,
+    key_of,
+    may,
+    needed_role,
+    rules_of,
+)
 from dispatcher.api.exchange import (
+    KEY_NAME,
+    LEAVING,
     PROBLEM,
     REQUEST_ID,
     ClientLeft,
@@ -26,57 +36,43 @@ from dispatcher.api.exchange import (
     answer,
     answer_problem,
     body_too_large,
+    request_id_of,
 )
-from dispatcher.errors import ConfigurationInvalid, DispatcherError, HistoryUnavailable, LooksAway, Refused
-from dispatcher.vocabulary.settings import ServerSettings, Settings
+from dispatcher.errors import (
+    ConfigurationInvalid,
+    DispatcherError,
+    HistoryUnavailable,
+    LooksAway,
+    Refused,
+    error_type_of,
+)
+from dispatcher.vocabulary.address import is_loopback
+from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire.decision import encode
 from dispatcher.wire.problem import problem_of, retry_after_of
 from dispatcher.wire.select import MAX_BODY_BYTES
 
 log = logging.getLogger("dispatcher.api")
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _WANTED = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key", b"x-request-id", b"content-length"}
 )
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
-OPEN_PATHS = frozenset({"/livez"})
-ACTING_READS = frozenset({"/select"})  # a GET there takes a lease
-Given = dict[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Who is let in, from settings. key_hash: SHA-256 of the key; None: no key is required."""
-
-    hosts: frozenset[str]
-    key_hash: bytes | None
-
-
-def rules_of(server: ServerSettings, environment: Mapping[str, str]) -> Rules:
-    """Raises ConfigurationInvalid when the variable that should hold the key holds none."""
-    hosts = {host.lower() for host in server.allowed_hosts}
-    if server.host not in _ANY_ADDRESS:
-        hosts.add(f"[{server.host}]" if ":" in server.host else server.host.lower())
-    if server.key_env is None:
-        return Rules(hosts=frozenset(hosts), key_hash=None)
-    key = environment.get(server.key_env, "")
-    if not key:
-        told = f"the environment variable {server.key_env} is empty or not set; export it, or remove key_env"
-        raise ConfigurationInvalid([f"server.key_env: {told}"])
-    return Rules(hosts=frozenset(hosts), key_hash=sha256(key.encode()).digest())
 
 
 class FrontDoor:
-    """settings: asked per request, so that a reload is in force at once. The key's variable is read when they change; a
-    reload that names an empty one leaves the rules that were."""
+    """settings: asked per request: a reload is in force at once, keys included. environment: for `key_env`, where the
+    settings were made without their keys; a reload that names an empty variable leaves the rules that were."""
 
     def __init__(
-        self, app: ASGIApp, settings: Callable[[], Settings], environment: Mapping[str, str] = os.environ
+        self,
+        app: ASGIApp,
+        settings: Callable[[], Settings],
+        environment: Mapping[str, str] = os.environ,
+        erred: Callable[[str], None] = lambda error_type: None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._environment = environment
+        self._erred = erred
         self._seen = settings().server
         self._rules = rules_of(self._seen, environment)
 
@@ -87,13 +83,8 @@ class FrontDoor:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given: Given = {}
-        for name, value in scope["headers"]:
-            if name in _WANTED:
-                given[name] = value if name not in given else given[name] + b"," + value
-        request_id = given.get(b"x-request-id", b"")
-        if not _SANE_ID.fullmatch(request_id):
-            request_id = b"%016x" % getrandbits(64)  # told apart, not secret: the system's randomness costs 5 µs
+        given = _given_of(scope)
+        request_id = request_id_of(given.get(b"x-request-id", b""))
         scope[REQUEST_ID] = request_id.decode()
         scope["app"] = self  # starlette then raises for 404 and 405 instead of answering in plain text
         started = False
@@ -114,7 +105,15 @@ class FrontDoor:
             await self._app(scope, receive, told)
         except ClientLeft:
             return
+        except asyncio.CancelledError as cut:
+            if LEAVING not in cut.args:
+                raise
+            if not started:
+                detail = "it left before this could be answered; ask again after its restart"
+                await answer_problem(told, scope, Turned("draining", detail, [(b"retry-after", b"2")]))
         except Exception as error:
+            if not isinstance(error, Turned | HTTPException) and (error_type := error_type_of(error)) is not None:
+                self._erred(error_type)
             if started:
                 raise  # too late for an answer: the server closes the connection
             await _answer_error(error, scope, told)
@@ -122,17 +121,18 @@ class FrontDoor:
     def _let_in(self, scope: Scope, given: Given) -> None:
         """Raises Turned for whoever stays outside."""
         rules = self._rules_now()
+        method, path = scope["method"], scope["path"]
         host = given.get(b"host", b"").decode("latin-1").lower()
-        if host not in rules.hosts and _without_port(host) not in rules.hosts:
+        if "," in host:
+            raise Turned("invalid_request", "Host is given more than once")
+        if not is_known(host, rules.hosts):
             detail = f"this server is not known as {host or 'a nameless host'!r}; add it to server.allowed_hosts"
             raise Turned("misdirected", detail)
-        acting = scope["method"] not in _READS or scope["path"] in ACTING_READS
-        if acting and is_foreign(given, host):
+        if is_acting(method, path) and is_foreign(given, host):
             detail = "a page of another site may not act here; call from a program or from our own page"
             raise Turned("foreign_origin", detail)
-        if rules.key_hash is not None and scope["path"] not in OPEN_PATHS and not _knows_key(given, rules.key_hash):
-            detail = "send the key as Authorization: Bearer KEY or as X-API-Key"
-            raise Turned("unauthorized", detail, [(b"www-authenticate", b'Bearer realm="dispatcher"')])
+        if path not in OPEN_PATHS:
+            _check_key(scope, given, rules)
         length = given.get(b"content-length", b"0")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
             raise body_too_large()
@@ -148,26 +148,30 @@ class FrontDoor:
         return self._rules
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[: host.find("]") + 1]
-    return host.partition(":")[0]
+def _given_of(scope: Scope) -> Given:
+    given: Given = {}
+    for name, value in scope["headers"]:
+        if name in _WANTED:
+            given[name] = value if name not in given else given[name] + b"," + value
+    return given
 
 
-def is_foreign(given: Given, host: str) -> bool:
-    """Whether another site's page sent this. Origin names that site; a plain GET (an <img>) has none, and there the
-    browser's Sec-Fetch-Site tells. Programs send neither."""
-    origin = given.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
-        return True
-    return origin is None and given.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
-
-
-def _knows_key(given: Given, key_hash: bytes) -> bool:
-    scheme, _, bearer = given.get(b"authorization", b"").partition(b" ")
-    keys = [bearer.strip()] if scheme.lower() == b"bearer" else []
-    keys.append(given.get(b"x-api-key", b""))
-    return any(hmac.compare_digest(sha256(key).digest(), key_hash) for key in keys if key)
+def _check_key(scope: Scope, given: Given, rules: Rules) -> None:
+    """Raises Turned: 401 without a key that is known, 403 when it is not enough."""
+    scope[KEY_NAME] = None
+    if not rules.keys:
+        client = scope.get("client")
+        if client is None or client[0] == "127.0.0.1" or is_loopback(client[0]):
+            return
+        raise Turned("unauthorized", "no key is configured, so only this machine is answered; set server.keys")
+    key = key_of(given, rules.keys)
+    if key is None:
+        detail = "send the key as Authorization: Bearer KEY or as X-API-Key"
+        raise Turned("unauthorized", detail, [(b"www-authenticate", b'Bearer realm="dispatcher"')])
+    scope[KEY_NAME] = key.name
+    needed = needed_role(scope["method"], scope["path"])
+    if not may(key.role, needed):
+        raise Turned("forbidden", f"this key's role is {key.role}, and this needs {needed}; use an admin's key")
 
 
 async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from dispatcher.api.doors import Doors
-from dispatcher.api.exchange import body_of
+from dispatcher.api.events import EventsRoute
+from dispatcher.api.exchange import KEY_NAME, body_of
 from dispatcher.api.select_route import SelectRoute, query_of
 from dispatcher.api.status_page import CONTENT_SECURITY_POLICY, status_page
 from dispatcher.errors import NotFound
@@ -22,6 +25,7 @@ from dispatcher.wire.select import (
 )
 from dispatcher.wire.view_shapes import Liveness, Readiness
 
+_log = logging.getLogger("dispatcher.api")
 HEARTBEAT_LATE_SECONDS = 30.0  # a loop that did not beat for so long is stuck, not busy
 
 
@@ -53,6 +57,9 @@ class Routes:
             Route("/performance-metrics", self.performance_metrics),
             Route("/api/v1/ollama/health", self.ollama_health),
             Route("/queue", self.queue),
+            Route(
+                "/events", EventsRoute(self._doors.feed, lambda: self._doors.settings().server.limits), methods=["GET"]
+            ),
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
@@ -105,7 +112,9 @@ class Routes:
 
     async def _act(self, request: Request, what: str) -> Response:
         model: str = request.path_params["model"]
-        return _json(await self._doors.act(model, what), 202)
+        done = await self._doors.act(model, what)
+        _log.info("asked=%s model=%r by=%s", what, model, request.scope.get(KEY_NAME) or "this machine")
+        return _json(done, 202)
 
     async def recommendations(self, request: Request) -> Response:
         asked, _ = asked_from_query(query_of(request.scope))
@@ -113,8 +122,8 @@ class Routes:
 
     async def performance_metrics(self, request: Request) -> Response:
         agent_type, model, task = performance_from_query(query_of(request.scope))
-        profiles = self._doors.profiles()
-        return _json(views.performance_document(profiles, agent_type=agent_type, model=model, task=task))
+        profiles, records = self._doors.profiles(), self._doors.records()
+        return _json(views.performance_document(profiles, records, agent_type=agent_type, model=model, task=task))
 
     async def ollama_health(self, request: Request) -> Response:
         return _json(views.health_document(self._doors.fleet(), self._doors.profiles()))

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from dispatcher.vocabulary.settings import Role
 from dispatcher.wire.problem import MEDIA_TYPE, Problem
 from dispatcher.wire.select import DecisionsQuery, OutcomeBody, PerformanceQuery, SelectBody
 from dispatcher.wire.shapes import Answer, DecisionKept, NoModel
@@ -32,6 +33,7 @@ VERSION = "3.1.0"
 JSON = "application/json"
 EXPOSITION = "text/plain"
 HTML = "text/html"
+EVENTS = "text/event-stream"
 _REF = "#/components/schemas/{name}"
 _Answers = dict[int, tuple[str | None, tuple[type, ...]]]  # no type: no body, or one that is no JSON of ours
 
@@ -48,6 +50,7 @@ class Operation:
     query: type[Struct] | None = None
     body: type[Struct] | None = None
     open: bool = False  # without a key
+    role: Role = "infer"  # that a key needs, where keys are configured
 
 
 _SELECT: _Answers = {200: (JSON, (Answer, NoModel)), 503: (MEDIA_TYPE, (NoModel, Problem))}
@@ -95,10 +98,20 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(method="GET", path="/snapshot", summary="The snapshot in use.", answers={200: (JSON, (SnapshotTold,))}),
     Operation(method="GET", path="/models", summary="The chain and its places.", answers={200: (JSON, (ModelsTold,))}),
-    Operation(method="POST", path="/models/{model}/start", summary="Start a model.", answers=_ACTION),
-    Operation(method="POST", path="/models/{model}/stop", summary="Drain a model, then stop it.", answers=_ACTION),
-    Operation(method="POST", path="/models/{model}/pin", summary="Make it what `auto` means.", answers=_ACTION),
-    Operation(method="DELETE", path="/models/{model}/pin", summary="Let `auto` choose again.", answers=_ACTION),
+    Operation(method="POST", path="/models/{model}/start", summary="Start a model.", answers=_ACTION, role="admin"),
+    Operation(
+        method="POST",
+        path="/models/{model}/stop",
+        summary="Drain a model, then stop it.",
+        answers=_ACTION,
+        role="admin",
+    ),
+    Operation(
+        method="POST", path="/models/{model}/pin", summary="Make it what `auto` means.", answers=_ACTION, role="admin"
+    ),
+    Operation(
+        method="DELETE", path="/models/{model}/pin", summary="Let `auto` choose again.", answers=_ACTION, role="admin"
+    ),
     Operation(
         method="GET",
         path="/recommendations",
@@ -120,6 +133,12 @@ OPERATIONS: tuple[Operation, ...] = (
         answers={200: (JSON, (OllamaHealth,))},
     ),
     Operation(method="GET", path="/queue", summary="What runs and what waits.", answers={200: (JSON, (Queue,))}),
+    Operation(
+        method="GET",
+        path="/events",
+        summary="What happens, as Server-Sent Events; Last-Event-ID resumes, `dropped` tells what was missed.",
+        answers={200: (EVENTS, ()), 503: (MEDIA_TYPE, (Problem,))},
+    ),
     Operation(
         method="GET",
         path="/livez",
@@ -171,6 +190,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
     told: dict[str, Any] = {"summary": operation.summary, "parameters": _parameters(operation)}
     if operation.open:
         told["security"] = []
+    elif operation.role == "admin":
+        told["description"] = "Where keys are configured, an admin's is needed: another gets 403."
     if operation.body is not None:
         told["requestBody"] = {"content": {JSON: {"schema": _schema(operation.body)}}}
     told["responses"] = {str(status): _response(status, *answer) for status, answer in operation.answers.items()}

@@ -22,12 +22,12 @@ from msgspec import Meta, Struct
 
 from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.request import TASKS, Asked, Complexity, Feature, Prefer, Priority, Task
+from dispatcher.vocabulary.settings import MAX_LEASE_SECONDS
 
 MAX_BODY_BYTES = 8 * 1024**2
 MAX_BODY_SECONDS = 30.0
 MAX_JSON_DEPTH = 64
 MAX_WAIT_SECONDS = 280.0  # n8n gives up after 300 s without headers
-MAX_LEASE_SECONDS = 900.0
 MAX_DURATION_SECONDS = 604_800  # a week
 MAX_MESSAGES = 10_000  # and pieces of one message: more are seconds of work and no conversation
 DEFAULT_DECISIONS = 50

@@ -135,7 +135,9 @@ class _Server(uvicorn.Server):
 
 
 def _server_for(doors: Doors, environment: dict[str, str] | None, port: int) -> _Server:
-    return _Server(server_config(make_app(doors, environment or {}), "127.0.0.1", port))
+    return _Server(
+        server_config(make_app(doors, environment or {}), "127.0.0.1", port, lambda: doors.settings().server.limits)
+    )
 
 
 @contextlib.asynccontextmanager

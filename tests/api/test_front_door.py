@@ -247,11 +247,14 @@ async def test_a_fault_of_ours_is_logged_without_the_callers_words(caplog):
     async def broken(_):
         raise RuntimeError("oh")
 
+    erred: list[str] = []
     with caplog.at_level(logging.INFO):
-        answer = await answered("GET", "/select?prompt=secret+words", doors=some_doors(select=broken))
+        doors = some_doors(select=broken, erred=erred.append)
+        answer = await answered("GET", "/select?prompt=secret+words", doors=doors)
     told = "\n".join(caplog.handler.format(record) for record in caplog.records if record.name != "httpx")
 
     assert (500, "urn:dispatcher:internal_error") == (answer.status_code, answer.json()["type"])
+    assert ["internal"] == erred
     assert "oh" not in answer.text
     assert "path='/select'" in told
     assert "RuntimeError: oh" in told

@@ -12,8 +12,10 @@ full avg10=0.00 avg60=0.50 avg300=0.00 total=1500000
 
 def test_pressure_is_ratios_and_seconds():
     expected = Pressure(
+        some_avg10_ratio=pytest.approx(0.125),
         some_avg60_ratio=pytest.approx(0.0304),
         some_total_seconds=pytest.approx(4.013288),
+        full_avg10_ratio=0.0,
         full_avg60_ratio=pytest.approx(0.005),
         full_total_seconds=pytest.approx(1.5),
     )

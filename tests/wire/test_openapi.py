@@ -8,6 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from dispatcher.api.access import needed_role
 from dispatcher.api.doors import Check, Readiness
 from dispatcher.api.routes import Routes
 from dispatcher.errors import HistoryUnavailable
@@ -95,7 +96,26 @@ async def test_every_documented_route_answers_as_documented():
 
 
 def test_every_documented_route_is_called():
-    assert {(each.method, each.path) for each in OPERATIONS} == {(method, path) for method, path, *_ in CALLS}
+    endless = {("GET", "/events")}
+
+    assert {(each.method, each.path) for each in OPERATIONS} == {(method, path) for method, path, *_ in CALLS} | endless
+
+
+async def test_the_event_stream_begins_as_documented():
+    async with (
+        serving(some_doors()) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+        client.stream("GET", "/events") as answer,
+    ):
+        content = openapi()["paths"]["/events"]["get"]["responses"]["200"]["content"]
+
+        assert (200, [answer.headers["content-type"]]) == (answer.status_code, list(content))
+
+
+def test_the_roles_of_the_document_are_those_of_the_front_door():
+    of_document = {(each.method, each.path): each.role for each in OPERATIONS}
+
+    assert of_document == {(method, path): needed_role(method, path) for method, path in of_document}
 
 
 def test_the_document_has_the_routes_of_the_app_and_no_other():

@@ -104,6 +104,37 @@ def test_a_comment_at_the_end_of_an_expression_does_not_swallow_the_rest():
     assert re.search(r'# mine\n, "signal"', query)
 
 
+@pytest.mark.parametrize(
+    ("scrape_seconds", "windows"),
+    [
+        pytest.param(None, ("60s", "60s", "30s", "10s"), id="not known yet"),
+        pytest.param(1.0, ("60s", "60s", "30s", "10s"), id="every second"),
+        pytest.param(5.0, ("60s", "60s", "30s", "11s"), id="every 5 s: two scrapes and their jitter"),
+        pytest.param(30.0, ("120s", "120s", "66s", "66s"), id="too rarely for 10 s: the shortest mean there is"),
+    ],
+)
+def test_a_rate_reaches_back_as_long_as_its_latch_says(scrape_seconds, windows):
+    names = ("host_cpu_busy_ratio", "host_cpu_pressure_ratio", "host_memory_pressure_ratio")
+    queries = [
+        single_query(name, SIGNALS_ASKED[name], None, scrape_seconds)
+        for name in (*names, "host_memory_pressure_full_ratio")
+    ]
+
+    assert windows == tuple(re.search(r"\[(\d+s)\]", query).group(1) for query in queries)
+
+
+def test_a_server_whose_clock_is_an_hour_off_is_believed_in_nothing_and_again_once_ours_is_set_right():
+    rows = [a_row("host_memory_available_bytes", 5e9), a_row("host_cpu_count", 4, at=NOW), AGED]
+    asked = {name: SIGNALS_ASKED[name] for name in ("host_memory_available_bytes", "host_cpu_count")}
+
+    skewed = samples(rows, asked, NOW, NOW + 3600)
+    stepped = samples(rows, asked, NOW - 3600, NOW)  # our steady clock was begun an hour wrong, our wall clock is right
+
+    assert {(None, UnknownReason.CLOCK_SKEW)} == {(one.value, one.unknown) for one in skewed}
+    memory = next(one for one in stepped if one.signal == "host_memory_available_bytes")
+    assert (5e9, NOW - 3600 - 1) == (memory.value, memory.at_seconds)
+
+
 def test_signals_with_one_age_share_one_question_for_it():
     query = union_query(SIGNALS_ASKED, None)
 

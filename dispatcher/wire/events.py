@@ -1,0 +1,98 @@
+"""The event stream as JSON, for those who watch: what happened, to what, and why. Never a word of a prompt.
+
+A decision is told by its head; GET /decisions/{id} has the whole of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dispatcher.vocabulary.action import Start
+from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Leased, Relayed, Reloaded, Sampled, Turned
+from dispatcher.wire.decision import encode, moment, rounded
+
+
+def event_name(event: Event) -> str:
+    """decided, leased, relayed, completed, acted, turned, sampled, reloaded, …: the SSE event."""
+    return type(event).__name__.lower()
+
+
+def event_document(event: Event) -> bytes:
+    """One line of JSON; `at` comes first in every one."""
+    return encode({"at": moment(event.at_seconds), **_told(event)})
+
+
+def _told(event: Event) -> dict[str, Any]:
+    match event:
+        case Decided():
+            return _decided(event)
+        case Leased(lease=lease, what=what, cause=cause):
+            told = {"lease_id": lease.id, "decision_id": lease.decision_id, **_place(lease.place)}
+            return {**told, "what": what, "cause": cause, "expires_at": moment(lease.expires_at_seconds)}
+        case Relayed(decision_id=decision_id, place=place, attempt=attempt, cause=cause):
+            return {"decision_id": decision_id, **_place(place), "attempt": attempt, "cause": cause}
+        case Completed():
+            return _completed(event)
+        case Acted():
+            return _acted(event)
+        case Turned(what=what, subject=subject, before=before, after=after, because=because):
+            return {"what": what, "subject": subject, "before": before, "after": after, "because": because}
+        case Sampled(snapshot=snapshot, poll_seconds=poll_seconds, failures=failures, missed_ticks=missed_ticks):
+            seen = {"number": snapshot.number, "source": snapshot.source, "freshness": snapshot.freshness.value}
+            polled = {"poll_seconds": rounded(poll_seconds), "failures": dict(failures), "missed_ticks": missed_ticks}
+            return {**seen, "latches": sorted(snapshot.latches), **polled}
+        case Reloaded(ok=ok, because=because, changed=changed, waiting=waiting):
+            return {"ok": ok, "because": because, "changed": changed, "waiting": waiting}
+        case _:
+            return {}
+
+
+def _place(place: Any) -> dict[str, Any]:
+    return {"model": place.model, "place": str(place)}
+
+
+def _decided(event: Decided) -> dict[str, Any]:
+    decision = event.decision
+    chosen, request = decision.chosen, decision.request
+    prediction = None if chosen is None else chosen.prediction
+    return {
+        "decision_id": decision.id,
+        "model": None if chosen is None else chosen.place.model,
+        "place": None if chosen is None else str(chosen.place),
+        "outcome": event.outcome,
+        "task": request.task,
+        "complexity": request.complexity,
+        "reason": decision.sentence,
+        "degraded": decision.degraded,
+        "predicted_seconds": None if prediction is None else rounded(prediction.total_seconds),
+        "lease_id": event.lease_id,
+        "rehearsal": decision.rehearsal,
+    }
+
+
+def _completed(event: Completed) -> dict[str, Any]:
+    return {
+        "decision_id": event.decision_id,
+        "model": event.model,
+        "place": None if event.place is None else str(event.place),
+        "task": event.task,
+        "status": event.status,
+        "duration_seconds": rounded(event.duration_seconds),
+        "prompt_tokens": event.prompt_tokens,
+        "output_tokens": event.output_tokens,
+        "quality": event.quality,
+        "predicted_seconds": None if event.predicted_seconds is None else rounded(event.predicted_seconds),
+    }
+
+
+def _acted(event: Acted) -> dict[str, Any]:
+    action = event.action
+    return {
+        "action": "start" if isinstance(action, Start) else "stop",
+        **_place(action.place),
+        "cause": action.cause,
+        "ok": event.ok,
+        "seconds": rounded(event.seconds),
+        "load_seconds": None if event.load_seconds is None else rounded(event.load_seconds),
+        "because": event.because,
+    }
