@@ -9,41 +9,56 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from dispatcher import VERSION
 from dispatcher.api.app import make_app, server_config
 from dispatcher.api.doors import Doors
+from dispatcher.api.events import Feed
 from dispatcher.api.front_door import FrontDoor
 from dispatcher.clock import SystemClock
 from dispatcher.config import find, load
 from dispatcher.control.tally import Tally
 from dispatcher.daemon.eyes import Eyes
-from dispatcher.daemon.found import Found, announce
+from dispatcher.daemon.found import Found, announce, words
+from dispatcher.daemon.keeping import Keeping
+from dispatcher.daemon.leaving import SIGNALS, Leaving
+from dispatcher.daemon.notify import Notifier
 from dispatcher.daemon.operations import Operations
 from dispatcher.daemon.pulse import Pulse
-from dispatcher.daemon.servers import CLOSE_SECONDS, DRAIN_SECONDS, PortInUse, Server, bound, server, until_idle
-from dispatcher.daemon.slow_jobs import SEEN_REAL, SlowJobs, simulated
+from dispatcher.daemon.readiness import Standing
+from dispatcher.daemon.recollection import Recollection
+from dispatcher.daemon.servers import (
+    PortInUse,
+    Server,
+    allow_files,
+    bound,
+    event_loop,
+    server,
+)
+from dispatcher.daemon.single import HistoryInUse, Holds
+from dispatcher.daemon.slow_jobs import LAST_PROVIDER, SEEN_REAL, SlowJobs
 from dispatcher.daemon.stream import Stream
 from dispatcher.desk import Desk, Fleet
-from dispatcher.errors import ConfigurationInvalid, HistoryUnavailable
+from dispatcher.errors import ConfigurationInvalid
 from dispatcher.history.store import Store
 from dispatcher.lifecycle.auto_provider import AutoProvider
 from dispatcher.lifecycle.controller import Controller
 from dispatcher.telemetry.sampler import Sampler
 from dispatcher.vocabulary.address import is_loopback
-from dispatcher.vocabulary.fleet import FleetView
+from dispatcher.vocabulary.fleet import FleetView, Lease
 from dispatcher.vocabulary.profile import Profiles
-from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.settings import LimitSettings, Settings
 from dispatcher.vocabulary.signal import Snapshot
-from dispatcher.wire.decision import decision_document, encode
+from dispatcher.wire.decision import encode, kept
 from exporter.app import exposition_of, metrics_app
 from exporter.collect import Collector
 
 EX_CONFIG = 78
 EX_UNAVAILABLE = 69
-WARM_UP_ROWS = 20_000
+YOUNG_OBJECTS = (
+    5_000  # a decision makes some 700, all of them gone a moment later: a tenth of its CPU was looking at them
+)
 
 _log = logging.getLogger("dispatcher")
 
@@ -59,7 +74,7 @@ class Daemon:
             history_path(settings),
             settings.history,
             self.clock,
-            lambda decision: encode(decision_document(decision)),
+            lambda decision: encode(kept(decision)),
         )
         self.tally = Tally({model.name: model.facts() for model in settings.models})
         self.stream = Stream(tally=self.tally, store=self.store, settings=self._settings, clock=self.clock)
@@ -71,6 +86,7 @@ class Daemon:
             known_places=lambda: len(self.fleet().places),
             has_file=has_file,
             saw_real=lambda: self.store.flag(SEEN_REAL),
+            had=lambda: self.store.recall(LAST_PROVIDER),
         )
         self.sampler = Sampler(
             settings=self._settings,
@@ -101,7 +117,6 @@ class Daemon:
             desk=self.desk,
             controller=self.controller,
             store=self.store,
-            snapshot=self.snapshot,
             clock=self.clock,
             emit=self.stream.emit,
         )
@@ -116,21 +131,46 @@ class Daemon:
         )
         self.exposition = exposition_of(self.collector)
         self.pulse = Pulse()
+        self.standing = Standing(
+            desk=self.desk,
+            controller=self.controller,
+            store=self.store,
+            pulse=self.pulse,
+            snapshot=self.snapshot,
+            settings=self._settings,
+            clock=self.clock,
+        )
+        self.feed = Feed(self._limits)
+        self.stream.listeners = (self.standing.on_event, self.feed.publish)
         self.slow_jobs = SlowJobs(
             fleet=self.fleet,
+            snapshot=self.snapshot,
+            erred=self.stream.erred,
             tally=self.tally,
             store=self.store,
             keep_pinned=self.operations.keep_pinned,
             clock=self.clock,
         )
-        self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self.recollection = Recollection(
+            store=self.store,
+            controller=self.controller,
+            slow_jobs=self.slow_jobs,
+            tally=self.tally,
+            rehearsing=settings.lifecycle.provider == "rehearsal",
+        )
+        self.keeping = Keeping(store=self.store, leases=self._live_leases, emit=self.stream.emit, clock=self.clock)
+        self.notifier = Notifier(os.environ)
+        self.leaving = Leaving(begun=self._begin_leaving, answer=self.controller.leave, notifier=self.notifier)
+        self.holds = Holds(f"http://{settings.server.host}:{settings.server.port}")
         self._servers: list[Server] = []
 
     # --- what the rooms are handed -----------------------------------------------------------------------------
 
     def _settings(self) -> Settings:
         return self.settings
+
+    def _limits(self) -> LimitSettings:
+        return self.settings.server.limits
 
     def snapshot(self) -> Snapshot:
         return self.sampler.snapshot()
@@ -141,9 +181,13 @@ class Daemon:
     def profiles(self) -> Profiles:
         return self.tally.profiles(self.clock.now_seconds())
 
+    def _live_leases(self) -> list[Lease]:
+        tenancy = self.controller.tenancy
+        return [lease for place in tenancy.residents for lease in tenancy.promises.on(place).values()]
+
     def _process(self) -> dict[str, float]:
         return {
-            "abandoned_threads": float(self.eyes.abandoned_threads()),
+            "abandoned_threads": float(self.eyes.abandoned_threads() + self.store.abandoned_threads),
             "history_dropped": float(self.store.dropped_total),
         }
 
@@ -164,92 +208,80 @@ class Daemon:
             decision=self.operations.decision,
             act=self.operations.act,
             exposition=self.exposition,
-            readiness=self.operations.readiness,
+            readiness=self.standing.readiness,
             heartbeat_age_seconds=self.pulse.age_seconds,
             clock=self.clock,
             draining=lambda: tenancy.draining,
+            feed=self.feed,
+            erred=self.stream.erred,
+            records=lambda: self.tally.records(self.clock.now_seconds()),
         )
 
     # --- living ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT. Raises PortInUse when the API cannot listen."""
-        rules = self.settings.server
-        api_socket = bound(rules.host, rules.port)
-        notes: list[str] = []
-        exporter_socket = self._exporter_socket(notes)
-        notes += self._remember()
-        await self._first_look()
+        """Until SIGTERM or SIGINT. Raises HistoryInUse, or PortInUse when the API cannot listen; nothing was opened."""
         self._listen_for_signals()
+        rules = self.settings.server
+        allow_files(rules.limits.connections)
+        unlocked = self.holds.history(self.store.path)
+        api_socket = bound(rules.host, rules.port)
+        notes = [] if unlocked is None else [unlocked]
+        exporter_socket = self._exporter_socket(notes)
+        notes += self.recollection.recall()
+        try:
+            if await self.leaving.unless_told(self._first_look(notes)):
+                await self._serve(api_socket, exporter_socket, notes)
+        finally:  # also after a fault of ours: what is queued is written
+            self.slow_jobs.stop()
+            await asyncio.to_thread(self.store.close)  # first: what follows hangs up on the outside, and may hang
+            await self.leaving.bounded(self.eyes.close(), "eyes")
+            self.leaving.end()
+
+    async def _serve(self, api_socket: socket.socket, exporter_socket: socket.socket | None, notes: list[str]) -> None:
+        rules = self.settings.server
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.controller.run(), name="lifecycle"),
                 group.create_task(self.sampler.run(), name="telemetry"),
-                group.create_task(self.pulse.run(self.collector.observe_loop_lag), name="pulse"),
+                group.create_task(self.pulse.run(self.collector.observe_loop_lag, self._beat), name="pulse"),
             ]
             self.slow_jobs.start()
-            api = server(server_config(make_app(self.doors()), rules.host, rules.port))
+            api = server(server_config(make_app(self.doors()), rules.host, rules.port, self._limits))
             self._servers.append(api)
             serving = [group.create_task(api.serve(sockets=[api_socket]), name="api")]
             if exporter_socket is not None:
                 self._servers.append(self._exporter())
                 serving.append(group.create_task(self._servers[1].serve(sockets=[exporter_socket]), name="exporter"))
-            announce(await self._found(exporter_socket is not None, notes))
+            found = await self._found(exporter_socket is not None, notes)
+            announce(found)
+            self.notifier.serving(words(found)[0])
             gc.freeze()  # what start-up made stays: no collection need walk it again
-            await self._stopping.wait()
-            await self._drain(serving)
+            gc.set_threshold(YOUNG_OBJECTS, 10, 10)
+            await self.leaving.told()
+            await self.leaving.drain(self._servers, serving)
             for task in tasks:
                 task.cancel()
-        self.slow_jobs.stop()
-        await self.eyes.close()
-        await asyncio.to_thread(self.store.close)
 
-    def _remember(self) -> list[str]:
-        """What earlier runs left: promises first, then what they learned. Each by itself: one that cannot be read is
-        said, and costs no other."""
-        notes: list[str] = []
-        try:
-            aside = self.store.open()
-            if aside is not None:
-                notes.append(f"the history was not readable and was set aside as {aside}; a new one is begun")
-        except HistoryUnavailable as trouble:
-            notes.append(f"no history: {trouble}")
-        recalls: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("leases", self._recall_leases),
-            ("the pin", self._recall_pin),
-            ("footprints", self.slow_jobs.recall),
-            ("speeds", self._recall_speeds),
-        )
-        for what, recall in recalls:
-            try:
-                recall()
-            except (HistoryUnavailable, ValueError, KeyError, TypeError) as trouble:
-                notes.append(f"{what} of earlier runs cannot be read ({trouble}); going on without")
-        return notes
+    def _beat(self) -> None:
+        self.keeping.look()
+        self.notifier.beat(self.controller.reconciled_at_seconds)
 
-    def _recall_leases(self) -> None:
-        self.controller.restore(self.store.leases())
+    def _begin_leaving(self) -> None:
+        self.controller.tenancy.draining = True
+        self.feed.close()
 
-    def _recall_pin(self) -> None:
-        self.controller.tenancy.pinned_model = self.store.pinned_model()
-
-    def _recall_speeds(self) -> None:
-        """What simulated models did teaches nothing about real ones."""
-        rehearsing = self.settings.lifecycle.provider == "rehearsal"
-        for acted in self.store.recent_acted(WARM_UP_ROWS):
-            if rehearsing or not simulated(acted.action.place):
-                self.tally.on_event(acted, acted.at_seconds)
-        for completed in self.store.recent_completed(WARM_UP_ROWS):
-            if rehearsing or completed.place is None or not simulated(completed.place):
-                self.tally.on_event(completed, completed.at_seconds)
-
-    async def _first_look(self) -> None:
+    async def _first_look(self, notes: list[str]) -> None:
         """Before anybody is answered: which engine, what the machine is like, what runs."""
         if isinstance(self.eyes.provider, AutoProvider):
             await self.eyes.provider.detect()
         await self.sampler.poll_once()
         await self.controller.prepare()
         self.slow_jobs.note_provider()
+        rules = self.settings.lifecycle
+        rivals = self.holds.fleet(rules, os.environ) if self.eyes.provider.name == "docker" else None
+        impatient = self.notifier.too_impatient(rules.reconcile_interval_seconds + rules.list_timeout_seconds)
+        notes += [warning for warning in (rivals, impatient) if warning is not None]
 
     def _exporter_socket(self, notes: list[str]) -> socket.socket | None:
         """None when it is switched off or its port is taken: then `/metrics` of the API has to do."""
@@ -268,7 +300,7 @@ class Daemon:
         app = metrics_app(self.exposition)
         if not is_loopback(rules.host):
             app = FrontDoor(app, self._settings, os.environ)
-        return server(server_config(app, rules.host, rules.port))
+        return server(server_config(app, rules.host, rules.port, self._limits))
 
     async def _found(self, exports: bool, notes: list[str]) -> Found:
         prometheus, provider = self.settings.telemetry.prometheus, self.eyes.provider
@@ -285,31 +317,11 @@ class Daemon:
         )
 
     def _listen_for_signals(self) -> None:
+        self.leaving.listen()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(
             signal.SIGHUP, lambda: _log.warning("reload=ignored because=not built yet; restart to apply a change")
         )
-
-    def _stop(self) -> None:
-        """The first time: drain. The second time: leave now."""
-        if self._stopping.is_set():
-            self._hurry.set()
-        self.controller.tenancy.draining = True
-        self._stopping.set()
-
-    async def _drain(self, serving: list[asyncio.Task[None]]) -> None:
-        """Open requests finish while new ones are told 503; then, or when hurried, who still waits is answered with
-        what was promised so far, and the servers close."""
-        _log.info("stopping: open requests finish, models keep running (again to leave at once)")
-        api = self._servers[0]
-        await until_idle(api, DRAIN_SECONDS, self._hurry)
-        self.controller.leave()
-        await until_idle(api, CLOSE_SECONDS, asyncio.Event())
-        for one in self._servers:
-            one.should_exit = True
-        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def _fleet_of(controller: Controller) -> Fleet:
@@ -336,7 +348,10 @@ def history_path(settings: Settings) -> Path:
 
 
 def main(config_path: Path | None = None) -> int:
-    """Runs the daemon; the process's exit status. 78: the configuration is wrong; 69: its port is taken."""
+    """Runs the daemon; the process's exit status. 0: it was told to leave; 69: its port, or its history, is another
+    dispatcher's; 70: it could not leave in order (LastBound); 78: the configuration is wrong."""
+    for number in SIGNALS:  # until the loop listens; what was not begun needs no ending
+        signal.signal(number, _leave_early)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "httpcore", "apscheduler", "urllib3", "docker", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -348,6 +363,9 @@ def main(config_path: Path | None = None) -> int:
     except ConfigurationInvalid as invalid:
         print(invalid, file=sys.stderr)
         return EX_CONFIG
+    except HistoryInUse as busy:
+        print(busy, file=sys.stderr)
+        return EX_UNAVAILABLE
     except PortInUse as busy:
         print(
             f"{busy}: is a dispatcher already running? See .venv/bin/dispatcher status, or set server.port "
@@ -358,13 +376,8 @@ def main(config_path: Path | None = None) -> int:
     return 0
 
 
-def event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where there is one (it comes with uvicorn[standard]): a third less CPU per request than asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+def _leave_early(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 async def _run(settings: Settings, *, has_file: bool) -> None:

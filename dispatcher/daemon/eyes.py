@@ -15,6 +15,7 @@ from dispatcher.lifecycle.provider import Provider
 from dispatcher.rehearsal.host import SimulatedHost
 from dispatcher.rehearsal.provider import RehearsalProvider
 from dispatcher.telemetry.engine_source import EngineSource
+from dispatcher.telemetry.gpu_probe import GpuProbe
 from dispatcher.telemetry.host_source import HostSource
 from dispatcher.telemetry.prometheus_source import PrometheusSource
 from dispatcher.telemetry.source import Source
@@ -25,7 +26,7 @@ from dispatcher.vocabulary.settings import Settings
 class Eyes:
     """has_file: a configuration file was given; without one, and only then, rehearsal may stand in.
 
-    saw_real: whether a real place was ever seen here, in this run or an earlier one.
+    saw_real: whether a real place was ever seen here, in this run or an earlier one. had: the provider it was at, last.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Eyes:
         known_places: Callable[[], int],
         has_file: bool,
         saw_real: Callable[[], bool],
+        had: Callable[[], str | None],
     ) -> None:
         self._settings = settings
         self._tally = tally
@@ -45,11 +47,11 @@ class Eyes:
         self._simulated_host: SimulatedHost | None = None
         self._rehearsal_calls = EngineCalls()
         self._engines = EngineSource(clock=clock)
-        self._host = HostSource(clock=clock)
+        self._host = HostSource(clock=clock, gpu=GpuProbe("host"))
         self.prometheus = PrometheusSource(
             settings, scrape_interval_seconds=scrape_interval_seconds, known_places=known_places
         )
-        self.provider = self._provider(has_file, saw_real)
+        self.provider = self._provider(has_file, saw_real, had)
 
     async def look(self, endpoint: str, *, deadline_seconds: float = 2.0, details: bool = True) -> EngineSeen:
         """Telemetry's eyes for lifecycle; what is seen of models is learned on the way."""
@@ -78,9 +80,10 @@ class Eyes:
         await self.provider.close()
         await self._rehearsal_calls.close()
         await self._engines.close()
+        await self._host.close()
         self.prometheus.close()
 
-    def _provider(self, has_file: bool, saw_real: Callable[[], bool]) -> Provider:
+    def _provider(self, has_file: bool, saw_real: Callable[[], bool], had: Callable[[], str | None]) -> Provider:
         rules = self._settings().lifecycle
         names = [model.name for model in self._settings().models]
         match rules.provider:
@@ -98,6 +101,7 @@ class Eyes:
             OllamaProvider(rules, names, self.look),
             rehearsal=None if has_file else self._rehearse,
             saw_real=saw_real,
+            had=had,
         )
 
     def _rehearse(self) -> Provider:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from dispatcher.api.doors import Check, OutcomeReport, Readiness
+from dispatcher.api.doors import OutcomeReport
 from dispatcher.clock import Clock
 from dispatcher.desk import Desk
 from dispatcher.errors import HistoryUnavailable, NotFound, NotNow
@@ -15,8 +15,6 @@ from dispatcher.lifecycle.controller import Controller
 from dispatcher.vocabulary.event import Completed, Event
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
-from dispatcher.vocabulary.signal import Freshness, Snapshot
-from dispatcher.wire.decision import encode
 
 _log = logging.getLogger("dispatcher")
 
@@ -28,14 +26,12 @@ class Operations:
         desk: Desk,
         controller: Controller,
         store: Store,
-        snapshot: Callable[[], Snapshot],
         clock: Clock,
         emit: Callable[[Event], None],
     ) -> None:
         self._desk = desk
         self._controller = controller
         self._store = store
-        self._snapshot = snapshot
         self._clock = clock
         self._emit = emit
 
@@ -65,11 +61,10 @@ class Operations:
             self._controller.tenancy.end(lease_id, "outcome")
 
     async def decisions(self, limit: int, model: str | None, since_seconds: float | None) -> list[bytes]:
-        return [encode(kept) for kept in await self._store.decisions(limit, model, since_seconds)]
+        return await self._store.decisions(limit, model, since_seconds)
 
     async def decision(self, decision_id: str) -> bytes | None:
-        kept = await self._store.decision(decision_id)
-        return encode(kept) if kept is not None else None
+        return await self._store.decision(decision_id)
 
     async def renew_lease(self, lease_id: str) -> LeaseStatus:
         lease = self._controller.tenancy.renew(lease_id)
@@ -153,42 +148,3 @@ class Operations:
             if decision.chosen is not None:
                 chosen = decision.chosen
                 self._controller.hold(chosen.place, chosen.num_ctx, chosen.evicts, "pinned")
-
-    def readiness(self) -> Readiness:
-        """Ready: a request would get a model now. Every check says what it rests on, and how old that is."""
-        now, snapshot, fleet = self._clock.now_seconds(), self._snapshot(), self._controller.view()
-        reconciled = self._controller.reconciled_at_seconds
-        decision = self._desk.recommend(Asked())
-        checks = (
-            Check(
-                name="model",
-                ok=decision.chosen is not None,
-                because=decision.sentence,
-                age_seconds=0.0,
-            ),
-            Check(
-                name="signals",
-                ok=snapshot.freshness is Freshness.FRESH,
-                because=f"memory readings are {snapshot.freshness.value}, from {snapshot.source}"
-                + "".join(f"; {source}: {why}" for source, why in snapshot.failing.items()),
-                age_seconds=max(0.0, now - snapshot.at_seconds) if snapshot.number else None,
-            ),
-            Check(
-                name="engine",
-                ok=fleet.failing is None,
-                because=fleet.failing or f"{fleet.provider}: {len(fleet.places)} place(s)",
-                age_seconds=max(0.0, now - reconciled) if reconciled is not None else None,
-            ),
-            Check(
-                name="history",
-                ok=self._store.failing is None,
-                because=self._store.failing or f"{self._store.dropped_total} event(s) dropped since start",
-                age_seconds=None,
-            ),
-        )
-        draining = self._controller.tenancy.draining
-        return Readiness(
-            ready=decision.chosen is not None and not draining,
-            checks=checks,
-            retry_after_seconds=2 if draining else decision.retry_after_seconds,
-        )

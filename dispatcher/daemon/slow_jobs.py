@@ -6,26 +6,31 @@ APScheduler reads the wall clock and a hung job holds its slot, so nothing that 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 import msgspec
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from dispatcher.clock import Clock
+from dispatcher.control.footprints import Kills, occupied_bytes
 from dispatcher.control.tally import Tally
 from dispatcher.errors import NotNow
 from dispatcher.history.store import Store
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
 from dispatcher.vocabulary.profile import Measured
+from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.vocabulary.words import Bytes
 
 LEARN_SECONDS = 15
 KEEP_PINNED_SECONDS = 15
 SUMMARY_SECONDS = 3600
 SEEN_REAL = "ever_seen_real"  # the store's flag: from then on, rehearsal never stands in again
+LAST_PROVIDER = "last_provider"  # the store's name for who had our places: after a restart it is waited for
 PEAKS = "peaks"  # the store's name for the learned footprints
 
 _log = logging.getLogger("dispatcher.summary")
+_NUMBERS = re.compile(r"\d[\d.,:]*")
 
 
 def simulated(place: Place) -> bool:
@@ -38,6 +43,8 @@ class SlowJobs:
         self,
         *,
         fleet: Callable[[], FleetView],
+        snapshot: Callable[[], Snapshot],
+        erred: Callable[[str], None],
         tally: Tally,
         store: Store,
         keep_pinned: Callable[[], None],
@@ -45,11 +52,15 @@ class SlowJobs:
     ) -> None:
         self._clock = clock
         self._fleet = fleet
+        self._snapshot = snapshot
+        self._erred = erred
+        self._kills = Kills()
         self._tally = tally
         self._store = store
         self._keep_pinned = keep_pinned
         self._scheduler: AsyncIOScheduler | None = None
         self._remembered = ""
+        self._pin_waits_for = ""
         self._rehearsed = False
 
     def start(self) -> None:
@@ -70,6 +81,8 @@ class SlowJobs:
         fleet = self._fleet()
         if fleet.places and not fleet.rehearsal:
             self._store.set_flag(SEEN_REAL)
+            if fleet.failing is None and self._store.recall(LAST_PROVIDER) != fleet.provider:
+                self._store.remember(LAST_PROVIDER, fleet.provider)
             if self._rehearsed:
                 self._tally.begin_anew()
         self._rehearsed = fleet.rehearsal
@@ -80,10 +93,16 @@ class SlowJobs:
         fleet = self._fleet()
         if fleet.rehearsal:
             return
+        snapshot = self._snapshot()
         for view in fleet.places:
-            worked = view.used_at_seconds > (view.ready_at_seconds or 0.0)  # an unused model has touched little yet
-            if view.state is PlaceState.READY and worked and view.measured_bytes and view.num_ctx:
-                self._tally.learn_peak(view.place.model, view.num_ctx, view.parallel, view.measured_bytes)
+            occupied = occupied_bytes(view, snapshot)
+            if occupied is not None and view.num_ctx:
+                self._tally.learn_peak(view.place.model, view.num_ctx, view.parallel, occupied)
+        for view in self._kills.new(fleet, snapshot):
+            if view.num_ctx:
+                _log.warning('oom_killed=%s consequence="its footprint is believed larger"', view.place)
+                self._erred("oom_killed")
+                self._tally.learn_oom(view.place.model, view.num_ctx, view.parallel)
         peaks = self._tally.profiles(self._clock.now_seconds()).peaks
         told = msgspec.json.encode(
             [[model, num_ctx, parallel, peak.value, peak.n] for (model, num_ctx, parallel), peak in peaks.items()]
@@ -107,10 +126,16 @@ class SlowJobs:
         )
 
     async def keep_pinned(self) -> None:
+        """What it waits for is told once per change: numbers in it move all the time, and are none."""
+        before = self._pin_waits_for
         try:
             self._keep_pinned()
         except NotNow as trouble:
-            _log.info('pinned=waiting because="%s"', trouble)
+            self._pin_waits_for = _NUMBERS.sub("#", str(trouble))
+            if self._pin_waits_for != before:
+                _log.info('pinned=waiting because="%s"', trouble)
+        else:
+            self._pin_waits_for = ""
 
     async def summarize(self) -> None:
         fleet = self._fleet()

@@ -9,7 +9,7 @@ from dispatcher.clock import Clock
 from dispatcher.control.tally import Tally
 from dispatcher.history.store import Store
 from dispatcher.vocabulary.action import Start
-from dispatcher.vocabulary.event import Acted, Event, Leased, Turned
+from dispatcher.vocabulary.event import Acted, Erred, Event, Leased, Sampled, Turned
 from dispatcher.vocabulary.settings import Settings
 from exporter.collect import Collector
 
@@ -24,14 +24,22 @@ class Stream:
         self._store = store
         self._settings = settings
         self._clock = clock
+        self._dropped = 0  # history events, as last counted
         self.collector: Collector | None = None  # set by the composition: it reads the rooms that emit
+        self.listeners: tuple[Callable[[Event], None], ...] = ()  # likewise; told of everything
 
     def emit(self, event: Event) -> None:
         self._tally.on_event(event, self._clock.now_seconds())
         if self.collector is not None:
             self.collector.on_event(event)
+        for listener in self.listeners:
+            listener(event)
+        if isinstance(event, Erred):
+            return
         self._store.append(event)
         match event:
+            case Sampled():
+                self._count_dropped()
             case Acted(action=Start() as start, error_type="oom_killed"):
                 self._tally.learn_oom(start.place.model, start.num_ctx, self._settings().lifecycle.num_parallel)
             case Leased(what="ended", lease=lease):
@@ -39,6 +47,17 @@ class Stream:
             case Leased(what="ready", lease=lease):
                 self._store.owe_lease(lease)
         tell(event)
+
+    def erred(self, error_type: str) -> None:
+        """What rooms say of errors that are no event of theirs."""
+        self.emit(Erred(at_seconds=self._clock.now_seconds(), error_type=error_type))
+
+    def _count_dropped(self) -> None:
+        """The history's writer is a thread of its own: what it had to drop is told here, once per poll."""
+        dropped = self._store.dropped_total
+        if dropped > self._dropped:
+            count, self._dropped = dropped - self._dropped, dropped
+            self.emit(Erred(at_seconds=self._clock.now_seconds(), error_type="history_unavailable", count=count))
 
 
 def tell(event: Event) -> None:

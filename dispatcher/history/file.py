@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sqlite3
 from contextlib import suppress
@@ -13,8 +14,19 @@ SCHEMA_VERSION = 1
 MIN_SQLITE = (3, 37, 0)
 BUSY_SECONDS = 1.5  # below the 2 s an awaited record may take, so that its own failure says why
 CHECKED_BYTES = 32 * 1024**2  # a file up to this is checked whole at start: well below a second
+KEPT_ASIDE = 3  # broken files kept for a person to look at; a disk that breaks them for ever must not fill itself
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA = Path(__file__).with_name("schema.sql")
+
+
+Identity = tuple[int, int]
+
+
+def identity(path: Path) -> Identity:
+    """Device and inode: a file moved away, or a disk mounted anew, leaves another file under the same name. Raises
+    OSError."""
+    told = os.stat(path)
+    return told.st_dev, told.st_ino
 
 
 class Broken(Exception):
@@ -59,7 +71,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 
 def set_aside(path: Path, now_seconds: float) -> Path:
-    """Moves the broken file (and what SQLite keeps beside it) out of the way, for a person to look at."""
+    """Moves the broken file (and what SQLite keeps beside it) out of the way, for a person to look at. The newest few
+    are kept."""
     target = path.with_name(f"{path.name}.corrupt-{int(now_seconds)}")
     number = 1
     while target.exists():  # two within one second
@@ -69,7 +82,22 @@ def set_aside(path: Path, now_seconds: float) -> Path:
     for suffix in ("-wal", "-shm"):
         with suppress(FileNotFoundError):
             os.replace(f"{path}{suffix}", f"{target}{suffix}")
+    with suppress(OSError):
+        _forget_older(path, target)
     return target
+
+
+def _forget_older(path: Path, newest: Path) -> None:
+    aside = [
+        one
+        for one in path.parent.glob(f"{glob.escape(path.name)}.corrupt-*")
+        if not one.name.endswith(("-wal", "-shm"))
+    ]
+    older = sorted((one for one in aside if one != newest), key=lambda one: one.stat().st_mtime, reverse=True)
+    for one in older[KEPT_ASIDE - 1 :]:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{one}{suffix}")
 
 
 def _look_over(connection: sqlite3.Connection, path: Path, *, whole: bool) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.history.file import is_broken, open_to_read
+from dispatcher.history.file import Identity, identity, is_broken, open_to_read
+from dispatcher.history.looking_thread import LookingThread, Refusing
 from dispatcher.history.rows import DecisionHead, read_acted, read_completed, read_lease
 from dispatcher.vocabulary.event import Acted, Completed
 from dispatcher.vocabulary.fleet import Lease, Place
 
 READ_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+STEPS = 10_000  # of SQLite's machine between two looks at whether anybody still waits: well below a millisecond
 
 T = TypeVar("T")
 
@@ -29,34 +30,41 @@ T = TypeVar("T")
 class Reader:
     """Every question may raise HistoryUnavailable. The synchronous ones are for starting up.
 
-    suspect: told the inode of a file that was read and found broken, from whichever thread read it.
+    suspect: told which file that was read and found broken, from whichever thread read it.
     """
 
-    def __init__(self, path: Path, suspect: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, suspect: Callable[[Identity], None]) -> None:
         self._path = path
         self._suspect = suspect
         self._connection: sqlite3.Connection | None = None
-        self._inode: int | None = None
+        self._file: Identity | None = None
         self._lock = threading.Lock()  # start-up asks from the caller's thread, everything else from ours
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="history-read")
+        self._thread = LookingThread("history-read")
+
+    @property
+    def abandoned_threads(self) -> int:
+        return 1 if self._thread.abandoned else 0
 
     def close(self) -> None:
-        self._interrupt()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._disconnect()
+        if self._thread.close(CLOSE_SECONDS):  # else the disk holds it: its connection is left as it is
+            self._disconnect()
 
     async def later(self, ask: Callable[[sqlite3.Connection], T]) -> T:
-        """The answer, from the reading thread. A look past its deadline is interrupted, not abandoned."""
+        """The answer, from the reading thread. A look past its deadline, or that nobody waits for, is interrupted; what
+        even that does not end (a disk that does not answer) is counted as abandoned, and refuses those that follow."""
+        try:
+            look = self._thread.begin(partial(self.now, ask))
+        except Refusing as why:
+            raise HistoryUnavailable(f"the history {self._path} cannot be asked now: {why}") from why
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, self.now, ask)
+                return await asyncio.wrap_future(look.done)
         except TimeoutError:
-            self._interrupt()
             raise HistoryUnavailable(
                 f"the history {self._path} gave no answer within {READ_SECONDS:g} s; ask for fewer decisions"
             ) from None
-        except RuntimeError as error:  # the pool is shut down
-            raise HistoryUnavailable(f"the history {self._path} is closed") from error
+        finally:
+            look.leave()
 
     def now(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
@@ -64,21 +72,17 @@ class Reader:
                 return ask(self._connected())
             except (sqlite3.Error, OSError) as error:
                 self._disconnect()
-                if is_broken(error) and self._inode is not None:
-                    self._suspect(self._inode)
+                if is_broken(error) and self._file is not None:
+                    self._suspect(self._file)
                 raise HistoryUnavailable(f"the history {self._path} cannot be read ({error})") from error
 
     def _connected(self) -> sqlite3.Connection:
-        inode = os.stat(self._path).st_ino
-        if self._connection is None or inode != self._inode:  # set aside and begun anew meanwhile
+        file = identity(self._path)
+        if self._connection is None or file != self._file:  # set aside and begun anew meanwhile
             self._disconnect()
-            self._connection, self._inode = open_to_read(self._path), inode
+            self._connection, self._file = open_to_read(self._path), file
+            self._connection.set_progress_handler(self._thread.unwanted, STEPS)
         return self._connection
-
-    def _interrupt(self) -> None:
-        if (connection := self._connection) is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.interrupt()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -89,8 +93,8 @@ class Reader:
 
 def decisions(
     connection: sqlite3.Connection, limit: int, model: str | None, since_seconds: float | None
-) -> list[dict[str, Any]]:
-    """Newest first."""
+) -> list[bytes]:
+    """JSON objects as they were written, newest first. A row that is none any more (damaged) is passed over."""
     wanted, values = ["kind = 'decided'"], list[object]()
     if model is not None:
         wanted.append("model = ?")
@@ -100,19 +104,30 @@ def decisions(
         values.append(since_seconds)
     where = " AND ".join(wanted)
     cursor = connection.execute(
-        f"SELECT body FROM event WHERE {where} ORDER BY at_seconds DESC, id DESC LIMIT ?", (*values, limit)
+        f"SELECT CAST(body AS BLOB) FROM event WHERE {where} ORDER BY at_seconds DESC, id DESC LIMIT ?",
+        (*values, limit),
     )
-    return [json.loads(body) for (body,) in cursor]
+    return [body for (body,) in cursor if _is_object(body)]
 
 
-def decision(connection: sqlite3.Connection, decision_id: str) -> dict[str, Any] | None:
+def decision(connection: sqlite3.Connection, decision_id: str) -> bytes | None:
     found = connection.execute(
-        "SELECT body FROM event WHERE decision_id = ? AND kind = 'decided' ORDER BY id DESC LIMIT 1", (decision_id,)
+        "SELECT CAST(body AS BLOB) FROM event WHERE decision_id = ? AND kind = 'decided' ORDER BY id DESC LIMIT 1",
+        (decision_id,),
     ).fetchone()
-    if found is None:
-        return None
-    whole: dict[str, Any] = json.loads(found[0])
-    return whole
+    return None if found is None or not _is_object(found[0]) else bytes(found[0])
+
+
+def _is_object(body: object) -> bool:
+    """Checked here, in the reading thread, and without building anything; what is told is the bytes."""
+    if not isinstance(body, bytes) or not body.startswith(b"{"):
+        return False
+    try:
+        body.decode()
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def head(connection: sqlite3.Connection, decision_id: str) -> DecisionHead | None:

@@ -191,8 +191,9 @@ def _small(event: Event) -> tuple[str, str | None, Place | None, object]:
             }
             sampled = {"source": snapshot.source, "readings": readings, "failures": failures}
             return "sampled", None, None, {**sampled, "latches": sorted(snapshot.latches)}
-        case Reloaded(ok=ok, because=because):
-            return "reloaded", None, None, {"ok": ok, "because": because}
+        case Reloaded(ok=ok, because=because, changed=changed, waiting=waiting):
+            reloaded = {"ok": ok, "because": because, "changed": changed, "waiting": waiting}
+            return "reloaded", None, None, reloaded
         case _:
             raise TypeError(f"{type(event).__name__} is no event the history knows; it is not kept")
 

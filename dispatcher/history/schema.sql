@@ -14,8 +14,9 @@ CREATE TABLE event (
     body TEXT NOT NULL
 );
 CREATE INDEX event_by_kind ON event (kind, at_seconds);
-CREATE INDEX event_by_model ON event (model, kind, at_seconds);
-CREATE INDEX event_by_decision ON event (decision_id, kind);
+-- Only decisions are ever looked up by these, and every further index costs each event of a lease another page.
+CREATE INDEX decision_by_model ON event (model, at_seconds) WHERE kind = 'decided';
+CREATE INDEX decision_by_id ON event (decision_id) WHERE kind = 'decided';
 
 -- One end per decision: the first wins.
 CREATE TABLE outcome (

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dispatcher.clock import Clock
 from dispatcher.errors import HistoryUnavailable
@@ -38,10 +38,12 @@ class Store:
         self.path = path
         self._encode_decision = encode_decision
         self._writer = Writer(path, settings, clock.now_seconds)
+        self.apply = self._writer.apply
         self._reader = Reader(path, self._writer.suspect)
         self._heads: OrderedDict[str, DecisionHead] = OrderedDict()
         self._facts: dict[str, str] = {}
         self._sampled_at_seconds: float | None = None
+        self._recording: set[str] = set()  # leases whose record is awaited, and that have not ended meanwhile
 
     # ── open, close, health ──
 
@@ -71,7 +73,25 @@ class Store:
     @property
     def failing(self) -> str | None:
         """Why the last batch was not written, in words; None when it was."""
-        return self._writer.failing
+        return f"the history {self.path} does not answer" if self._writer.hangs else self._writer.failing
+
+    @property
+    def abandoned_threads(self) -> int:
+        """Of the two at most, those that the disk holds and nobody waits for any more."""
+        return self._reader.abandoned_threads + (1 if self._writer.hangs else 0)
+
+    @property
+    def begun_anew(self) -> int:
+        """How often a new file took the place of the one in use (broken, deleted, replaced): see `tell_again`."""
+        return self._writer.begun_anew
+
+    def tell_again(self, leases: Iterable[Lease]) -> None:
+        """What a new file must know so that nothing is lost with this process: the live leases, and all single facts.
+        Not awaited; owed."""
+        for name, value in self._facts.items():
+            self._writer.owe(f"fact:{name}", partial(rows.write_fact, name=name, value=value))
+        for lease in leases:
+            self.owe_lease(lease)
 
     @property
     def set_aside(self) -> tuple[Path, ...]:
@@ -116,8 +136,19 @@ class Store:
 
     async def record_lease(self, lease: Lease) -> None:
         """Committed when this returns: it survives this process, kill -9 included. A power cut ends the models, too, so
-        their leases are not synced one by one. Raises HistoryUnavailable."""
-        await self._awaited(partial(rows.write_lease, lease=lease))
+        their leases are not synced one by one. Raises HistoryUnavailable: at once when the disk is known to fail, for
+        choosing must not wait for it; then it is owed, and becomes durable when the disk is well again."""
+        self._recording.add(lease.id)
+        try:
+            if (failing := self.failing) is not None:
+                raise HistoryUnavailable(failing)
+            await self._awaited(partial(rows.write_lease, lease=lease))
+        except HistoryUnavailable:
+            if lease.id in self._recording:
+                self.owe_lease(lease)
+            raise
+        finally:
+            self._recording.discard(lease.id)
 
     async def renew_lease(self, lease: Lease) -> None:
         """The lease as it is now. Also makes one durable that was granted from memory. Raises HistoryUnavailable."""
@@ -125,6 +156,7 @@ class Store:
 
     def forget_lease(self, lease_id: str) -> None:
         """Not awaited; while the disk fails it is owed."""
+        self._recording.discard(lease_id)
         self._writer.owe(f"lease:{lease_id}", partial(rows.erase_lease, lease_id=lease_id))
 
     def owe_lease(self, lease: Lease) -> None:
@@ -149,13 +181,13 @@ class Store:
 
     async def decisions(
         self, limit: int = 50, model: str | None = None, since_seconds: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[bytes]:
         """As encode_decision wrote them, newest first. since_seconds: Unix seconds. Raises HistoryUnavailable."""
         return await self._reader.later(
             partial(reader.decisions, limit=limit, model=model, since_seconds=since_seconds)
         )
 
-    async def decision(self, decision_id: str) -> dict[str, Any] | None:
+    async def decision(self, decision_id: str) -> bytes | None:
         """None: no such decision, or forgotten. One made a moment ago is committed first. Raises HistoryUnavailable."""
         found = await self._reader.later(partial(reader.decision, decision_id=decision_id))
         if found is None and decision_id in self._heads:

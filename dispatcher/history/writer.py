@@ -8,7 +8,6 @@ connection, so that nothing needs a restart when space returns.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import sqlite3
 import threading
@@ -19,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.history.file import Broken, is_broken, open_to_write, set_aside
+from dispatcher.history.file import Broken, Identity, identity, is_broken, open_to_write, set_aside
 from dispatcher.history.retention import sweep
+from dispatcher.history.rows import write_fact
 from dispatcher.vocabulary.settings import HistorySettings
 
 QUEUE_ENTRIES = 10_000  # events beyond are dropped; awaited records may use as much again
 BATCH_ENTRIES = 2_000
 IDLE_SECONDS = 1.0  # between looks at what is still owed, and at retention
 EXAMINE_SECONDS = 60.0  # between two looks at a file that readers call broken and that is found sound
+HANGS_SECONDS = 3.0  # a commit that takes longer is not coming soon: what is awaited is refused at once
+OWED_ENTRIES = 20_000  # beyond, the oldest are given up and counted
 RETRY_SECONDS = 0.5  # after a failure plain events are dropped untried for so long: a full disk is not hammered
 _ROW_ERRORS = (
     sqlite3.IntegrityError,
@@ -53,6 +55,10 @@ class Entry:
 class Writer:
     """Started once, stopped once. offer() and owe() never block or raise; submit() hands back a future."""
 
+    def apply(self, settings: HistorySettings) -> None:
+        """From the next batch on; the path is the one it was made with."""
+        self._settings = settings
+
     def __init__(self, path: Path, settings: HistorySettings, now_seconds: Callable[[], float]) -> None:
         self.set_aside: list[Path] = []  # broken files moved out of the way, oldest first
         self.failing: str | None = None  # why the last batch was not written; None: it was
@@ -63,13 +69,17 @@ class Writer:
         self._urgent = threading.Event()
         self._held: list[Entry] = []  # events of a batch that found the file locked
         self._owed: dict[str, Write] = {}
+        self.begun_anew = (
+            0  # how often another file took the place of the one in use: what must not be lost is told again
+        )
+        self._committing_since: float | None = None  # of time.monotonic
         self._connection: sqlite3.Connection | None = None
-        self._inode: int | None = None
+        self._file: Identity | None = None
         self._dropped_full = 0  # counted by the callers' thread
         self._dropped_failed = 0  # counted by the writer's
         self._unswept = 0
         self._retry_at = 0.0
-        self._suspected: int | None = None  # inode of the file that a reader found broken
+        self._suspected: Identity | None = None  # the file that a reader found broken
         self._examine_at = 0.0
         self._running = False
         self._stopping = False
@@ -78,6 +88,12 @@ class Writer:
     @property
     def dropped_total(self) -> int:
         return self._dropped_full + self._dropped_failed
+
+    @property
+    def hangs(self) -> bool:
+        """The disk has not answered for so long that nobody waits for it any more."""
+        since = self._committing_since
+        return since is not None and time.monotonic() - since > HANGS_SECONDS
 
     def open(self) -> None:
         """First connection and the thread. Raises HistoryUnavailable, but the thread runs and goes on trying."""
@@ -107,13 +123,18 @@ class Writer:
 
     def owe(self, key: str, write: Write) -> None:
         """Not awaited, but not lost either: a failed one is written with a later batch."""
-        self._queue.put(Entry(write=write, key=key))
+        if self._queue.qsize() >= 3 * QUEUE_ENTRIES:
+            self._dropped_full += 1
+        else:
+            self._queue.put(Entry(write=write, key=key))
 
     def submit(self, write: Write, *, synced: bool) -> Future[bool]:
         """The future ends with the commit. Cancelled before its batch begins, nothing is written."""
         done: Future[bool] = Future()
         if not self._running:
             done.set_exception(HistoryUnavailable(f"the history {self._path} is closed; nothing was recorded"))
+        elif self.hangs:
+            done.set_exception(HistoryUnavailable(f"the history {self._path} does not answer; nothing was recorded"))
         elif self._queue.qsize() >= 2 * QUEUE_ENTRIES:
             done.set_exception(HistoryUnavailable(f"the history {self._path} is too far behind; nothing was recorded"))
         else:
@@ -121,9 +142,9 @@ class Writer:
             self._urgent.set()
         return done
 
-    def suspect(self, inode: int) -> None:
+    def suspect(self, file: Identity) -> None:
         """A reader found this file broken: it is looked over soon, and set aside if so. Never blocks or raises."""
-        self._suspected = inode
+        self._suspected = file
         self._queue.put(Entry(write=_nothing))
         self._urgent.set()
 
@@ -131,7 +152,7 @@ class Writer:
         while not self._stopping:
             batch = self._collect()
             self._examine()
-            if batch or self._owed:
+            if batch or self._owed or self.failing is not None:
                 self._commit(batch)
             self._sweep()
         while batch := self._collect():  # what came in while stopping
@@ -166,10 +187,13 @@ class Writer:
             self._let_go(entries)
             return
         try:
-            results = self._transaction(entries, synced=any(entry.synced for entry in entries))
+            self._committing_since = time.monotonic()
+            results = self._transaction_or_anew(entries, synced=any(entry.synced for entry in entries))
         except Exception as error:  # whatever it is: this thread must outlive it
             self._failed(entries, error)
             return
+        finally:
+            self._committing_since = None
         self.failing = None
         self._owed.clear()
         self._unswept += len(entries)
@@ -182,6 +206,17 @@ class Writer:
             else:
                 self._dropped_failed += 1
 
+    def _transaction_or_anew(self, entries: list[Entry], *, synced: bool) -> list[tuple[Entry, bool | Exception]]:
+        """A file that turns out broken is set aside, and the batch goes into the new one."""
+        try:
+            return self._transaction(entries, synced=synced)
+        except sqlite3.Error as error:
+            if not is_broken(error):
+                raise
+            self._disconnect()
+            self._begin_anew()
+        return self._transaction(entries, synced=synced)
+
     def _transaction(self, entries: list[Entry], *, synced: bool) -> list[tuple[Entry, bool | Exception]]:
         if self._connection is None or not self._still_there():
             self._connect()
@@ -191,6 +226,8 @@ class Writer:
         connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if self.failing is not None:  # something must reach the disk: an empty commit succeeds on a full one
+                write_fact(connection, name="probed_at_seconds", value=str(self._now_seconds()))
             for write in self._owed.values():  # from before: what came since may replace it
                 _written(connection, write)
             results = [(entry, _written(connection, entry.write)) for entry in entries]
@@ -225,6 +262,9 @@ class Writer:
             if entry.key is not None:
                 self._owed.pop(entry.key, None)
                 self._owed[entry.key] = entry.write
+                if len(self._owed) > OWED_ENTRIES:
+                    del self._owed[next(iter(self._owed))]
+                    self._dropped_failed += 1
             elif entry.done is None:
                 self._dropped_failed += 1
 
@@ -237,18 +277,21 @@ class Writer:
                 raise
             self._begin_anew()
             self._connection = open_to_write(self._path)
-        self._inode = os.stat(self._path).st_ino
+        file = identity(self._path)
+        if self._file not in (None, file):
+            self.begun_anew += 1
+        self._file = file
 
     def _examine(self) -> None:
         """On a new connection, because the old one's pages in memory may be sounder than the disk."""
-        inode, self._suspected = self._suspected, None
-        if inode is None or inode != self._inode or time.monotonic() < self._examine_at:
+        file, self._suspected = self._suspected, None
+        if file is None or file != self._file or time.monotonic() < self._examine_at:
             return
         try:
             self._connect(whole=True)
         except Exception as error:  # as in a commit: this thread must outlive it
             self.failing = self._words(error)
-        if self._inode == inode:
+        if self._file == file:
             self._examine_at = time.monotonic() + EXAMINE_SECONDS
 
     def _disconnect(self) -> None:
@@ -264,7 +307,7 @@ class Writer:
     def _still_there(self) -> bool:
         """A file somebody deleted would take every further record with it, unnoticed."""
         try:
-            return os.stat(self._path).st_ino == self._inode
+            return identity(self._path) == self._file
         except OSError:
             return False
 

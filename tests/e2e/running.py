@@ -43,7 +43,7 @@ class RunningDaemon:
         self.folder.mkdir(parents=True, exist_ok=True)
         whole = {
             **self.config,
-            "server": {"port": self.port},
+            "server": {**self.config.get("server", {}), "port": self.port},
             "exporter": {"port": self.exporter_port},
             "history": {"path": str(self.folder / "history.sqlite"), **self.config.get("history", {})},
         }
@@ -100,6 +100,9 @@ class RunningDaemon:
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return _client.post(self.url + path, json=body)
+
+    def put(self, path: str) -> httpx.Response:
+        return _client.put(self.url + path)
 
     def delete(self, path: str) -> httpx.Response:
         return _client.delete(self.url + path)

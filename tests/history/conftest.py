@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.realdisk import small_disk
+
+__all__ = ["small_disk"]
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

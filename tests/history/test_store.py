@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dispatcher.errors import HistoryUnavailable
@@ -17,7 +19,24 @@ from tests.history.some_events import (
     a_stop,
     as_json,
 )
-from tests.history.stores import an_open_store, another_program, rows
+from tests.history.stores import an_open_store, another_program, ids_of, rows
+
+
+@pytest.mark.parametrize(
+    "body", ["", "no JSON", '{"decision_id": "d-2"', "[1]", "\udcff", b'{"decision_id": "\xff"}', '{} {"x": 1}']
+)
+async def test_a_row_that_is_no_json_any_more_is_passed_over(path, body):
+    with an_open_store(path) as store:
+        for number in range(1, 4):
+            store.append(a_decided(f"d-{number}", at_seconds=NOW + number))
+        await store.flush()
+        with another_program(path) as other:
+            damaged = body if isinstance(body, bytes) else body.encode(errors="surrogateescape")
+            other.execute("UPDATE event SET body = CAST(? AS TEXT) WHERE decision_id = 'd-2'", (damaged,))
+            other.commit()
+
+        assert ["d-3", "d-1"] == ids_of(await store.decisions(10))
+        assert await store.decision("d-2") is None
 
 
 async def test_a_decision_is_kept_whole_and_read_back_newest_first(path):
@@ -27,11 +46,13 @@ async def test_a_decision_is_kept_whole_and_read_back_newest_first(path):
         store.append(a_decided("none", None, at_seconds=NOW + 1))
         await store.flush()
 
-        assert ["none", "new", "old"] == [found["decision_id"] for found in await store.decisions(10)]
-        assert ["none", "new"] == [found["decision_id"] for found in await store.decisions(10, since_seconds=NOW)]
-        assert ["old"] == [found["decision_id"] for found in await store.decisions(10, model="phi3:mini")]
+        assert ["none", "new", "old"] == ids_of(await store.decisions(10))
+        assert ["none", "new"] == ids_of(await store.decisions(10, since_seconds=NOW))
+        assert ["old"] == ids_of(await store.decisions(10, model="phi3:mini"))
         assert 1 == len(await store.decisions(1))
-        assert {"decision_id": "old", "model": "phi3:mini", "task": "coding"} == await store.decision("old")
+        old = await store.decision("old")
+        assert old is not None
+        assert {"decision_id": "old", "model": "phi3:mini", "task": "coding"} == json.loads(old)
         assert await store.decision("never") is None
 
 
@@ -39,7 +60,7 @@ async def test_a_decision_can_be_read_the_moment_it_was_appended(path):
     with an_open_store(path, commit_interval_seconds=1.0) as store:
         store.append(a_decided("d-1"))
 
-        assert "d-1" == (await store.decision("d-1"))["decision_id"]
+        assert ["d-1"] == ids_of([await store.decision("d-1")])
 
 
 async def test_an_outcome_finds_its_decision_before_and_after_a_restart(path):
@@ -146,5 +167,5 @@ async def test_the_oldest_rows_go_when_the_file_is_too_big(path):
         store.close()
 
         assert path.stat().st_size < 4 * MIB  # 15 MiB were written
-        assert "d-4999" == newest[0]["decision_id"]
+        assert ["d-4999"] == ids_of(newest)
         assert [("ok",)] == rows(path, "PRAGMA integrity_check")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -18,49 +15,26 @@ from tests.history.some_events import (
 from tests.history.stores import ROOT, a_store, an_open_store, fill_and_free, rows
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """2 MiB of tmpfs. Needs root; the RLIMIT test below tells the same story without."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    made = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True, check=False
-    )
-    if not made or made.returncode != 0:
-        pytest.skip("no right to mount a tmpfs here")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
-def fill(ballast: Path) -> None:
-    with contextlib.suppress(OSError), ballast.open("wb") as file:
-        while True:
-            file.write(b"\0" * 4096)
-            file.flush()
-
-
 async def test_a_full_disk_drops_and_refuses_and_heals_when_space_returns(small_disk):
-    ballast = small_disk / "ballast"
-    with an_open_store(small_disk / "history.db") as store:
-        await fill_and_free(store, lambda: fill(ballast), ballast.unlink)
-    assert [("ok",)] == rows(small_disk / "history.db", "PRAGMA integrity_check")
+    with an_open_store(small_disk.path / "history.db") as store:
+        await fill_and_free(store, small_disk.fill, small_disk.free)
+    assert [("ok",)] == rows(small_disk.path / "history.db", "PRAGMA integrity_check")
 
 
 async def test_a_disk_full_from_the_start_heals_too(small_disk):
-    ballast = small_disk / "ballast"
-    fill(ballast)
-    store = a_store(small_disk / "history.db")
+    small_disk.fill()
+    store = a_store(small_disk.path / "history.db")
     with pytest.raises(HistoryUnavailable, match="cannot be written"):
         store.open()
     store.set_flag("ever_seen_real")
     with pytest.raises(HistoryUnavailable):
         await store.record_outcome(a_completed())
 
-    ballast.unlink()
+    small_disk.free()
 
     assert await store.record_outcome(a_completed())
     store.close()
-    with an_open_store(small_disk / "history.db") as store:
+    with an_open_store(small_disk.path / "history.db") as store:
         assert store.flag("ever_seen_real")
 
 

@@ -1,0 +1,63 @@
+"""What earlier runs left, taken up at start: promises first, then what they learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dispatcher.control.tally import Tally
+from dispatcher.daemon.slow_jobs import SlowJobs, simulated
+from dispatcher.errors import HistoryUnavailable
+from dispatcher.history.store import Store
+from dispatcher.lifecycle.controller import Controller
+
+WARM_UP_ROWS = 20_000
+
+
+class Recollection:
+    """rehearsing: this run's models are simulated, too."""
+
+    def __init__(
+        self, *, store: Store, controller: Controller, slow_jobs: SlowJobs, tally: Tally, rehearsing: bool
+    ) -> None:
+        self._store = store
+        self._controller = controller
+        self._slow_jobs = slow_jobs
+        self._tally = tally
+        self._rehearsing = rehearsing
+
+    def recall(self) -> list[str]:
+        """Notes for the start-up lines. Each by itself: one that cannot be read is said, and costs no other."""
+        notes: list[str] = []
+        try:
+            aside = self._store.open()
+            if aside is not None:
+                notes.append(f"the history was not readable and was set aside as {aside}; a new one is begun")
+        except HistoryUnavailable as trouble:
+            notes.append(f"no history: {trouble}")
+        recalls: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("leases", self._leases),
+            ("the pin", self._pin),
+            ("footprints", self._slow_jobs.recall),
+            ("speeds", self._speeds),
+        )
+        for what, recall in recalls:
+            try:
+                recall()
+            except (HistoryUnavailable, ValueError, KeyError, TypeError) as trouble:
+                notes.append(f"{what} of earlier runs cannot be read ({trouble}); going on without")
+        return notes
+
+    def _leases(self) -> None:
+        self._controller.restore(self._store.leases())
+
+    def _pin(self) -> None:
+        self._controller.tenancy.pinned_model = self._store.pinned_model()
+
+    def _speeds(self) -> None:
+        """What simulated models did teaches nothing about real ones."""
+        for acted in self._store.recent_acted(WARM_UP_ROWS):
+            if self._rehearsing or not simulated(acted.action.place):
+                self._tally.on_event(acted, acted.at_seconds)
+        for completed in self._store.recent_completed(WARM_UP_ROWS):
+            if self._rehearsing or completed.place is None or not simulated(completed.place):
+                self._tally.on_event(completed, completed.at_seconds)

@@ -1,0 +1,3 @@
+from tests.realdisk import disk_with_errors, failing_disk, small_disk
+
+__all__ = ["disk_with_errors", "failing_disk", "small_disk"]
