@@ -125,6 +125,8 @@ def lines(config: pytest.Config) -> list[str]:
         else:
             said = "did not take part: no test that ran asked for it"
         table.append(f"{part.name:<14}{book.versions.get(part.name, '-'):<20}{said}")
+    others = {name: why for name, why in book.missing.items() if all(part.name != name for part in PARTS)}
+    table += [f"{name:<14}{'-':<20}did not take part: {why}" for name, why in others.items()]
     rows: dict[str, str] = {}
     for tests in book.skipped.values():
         rows.update(tests)
