@@ -2,6 +2,7 @@
 
     scripts/bench select     CPU per /select, and per no-op of the same stack       aim: ratio <= 3
     scripts/bench decide     one decision for 3 models, and for 2,000 candidates    aims: p99 <= 200 us, <= 20 ms
+    scripts/bench faults     p99 of /select while Prometheus, Docker and models hang  aim: ratio <= 1.2
 
 Machines are shared and noisy: a ratio of medians from alternating rounds says more than one absolute figure.
 """
@@ -25,6 +26,7 @@ import click
 import psutil
 
 from tests.bench.deciding import durations_seconds
+from tests.bench.faulty import faults
 from tests.realparts import pick_port
 
 ROUNDS = 7
@@ -38,6 +40,9 @@ SELECT_BODY = json.dumps(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
 def main() -> None:
     pass
+
+
+main.add_command(faults)
 
 
 @main.command()
