@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
+from dispatcher.config.keys import Disagreement, variable_trouble
 from dispatcher.config.schema import Setting, every_setting, shown, value_at
 from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.request import Feature
@@ -27,6 +28,17 @@ MOMENT_SECONDS = 0.001
 RANGES: dict[str, tuple[float, float]] = {
     "server.port": (1, 65535),
     "exporter.port": (1, 65535),
+    "server.limits.connections": (1, 65536),
+    "server.limits.connections_per_client": (1, 65536),
+    "server.limits.header": (1024, 1024**2),
+    "server.limits.header_timeout": (MOMENT_SECONDS, 3600),
+    "server.limits.body": (1024, 8 * 1024**2),  # what the readers of bodies are made for
+    "server.limits.body_timeout": (MOMENT_SECONDS, 30),
+    "server.limits.keep_alive": (MOMENT_SECONDS, 3600),
+    "server.limits.event_subscribers": (1, 4096),
+    "server.limits.event_backlog": (1, 65536),
+    "server.limits.event_heartbeat": (MOMENT_SECONDS, 3600),
+    "server.limits.event_stall": (MOMENT_SECONDS, 3600),
     "telemetry.interval": (MOMENT_SECONDS, 3600),
     "telemetry.prometheus.timeout": (MOMENT_SECONDS, 3600),
     "telemetry.prometheus.max_body": (1024, MOST),
@@ -76,6 +88,8 @@ ORDERED = (
     ("policy.degrade_samples", "policy.degrade_window", True, "no more can breach than are looked at"),
     ("lifecycle.reserve", "lifecycle.capacity", False, "else nothing is left for models"),
     ("lifecycle.idle_min", "lifecycle.idle_max", True, "floor and cap of the learned time"),
+    ("lifecycle.dwell", "lifecycle.idle_max", True, "else a place stays longer than the cap lets it"),
+    ("server.limits.connections_per_client", "server.limits.connections", True, "one caller's share of all of them"),
     ("lifecycle.stop_grace", "lifecycle.stop_timeout", False, "else every slow stop is called stuck"),
     ("lifecycle.backoff_min", "lifecycle.backoff_max", True, "the wait grows from one to the other"),
     ("lifecycle.quarantine", "lifecycle.quarantine_max", True, "the quarantine grows from one to the other"),
@@ -83,7 +97,10 @@ ORDERED = (
     ("rehearsal.host_other", "rehearsal.host_memory", False, "else the simulated host has no room for models"),
 )
 
-Disagreement = tuple[tuple[str, ...], str]  # the settings concerned, the first of them to blame; the words
+
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"\[[0-9A-Fa-f:.]+(%\w+)?\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+(%\w+)?|{_LABEL}(\.{_LABEL})*\.?")
+_HOST_AND_PORT = re.compile(rf"(\[[0-9A-Fa-f:.]+\]|{_LABEL}(\.{_LABEL})*\.?)(:[0-9]{{1,5}})?")
 
 
 def out_of_range(setting: Setting, value: object) -> str | None:
@@ -102,11 +119,13 @@ def out_of_range(setting: Setting, value: object) -> str | None:
 
 
 def disagreements(settings: Settings, environ: Mapping[str, str]) -> Iterator[Disagreement]:
-    """Every pair of settings that contradict each other, or the environment."""
+    """Every pair of settings that contradict each other, or the environment: the settings concerned, the first of them
+    to blame, and the words."""
     yield from _order(settings)
-    yield from _server(settings, environ)
+    yield from _server(settings)
     yield from _urls(settings)
     yield from _headers(settings, environ)
+    yield from _policy(settings)
     yield from _weights(settings)
     yield from _chain(settings)
 
@@ -122,34 +141,31 @@ def _order(settings: Settings) -> Iterator[Disagreement]:
         yield (small, large), f"{values}; the first must be {relation} the second: {why}"
 
 
-def _server(settings: Settings, environ: Mapping[str, str]) -> Iterator[Disagreement]:
+def _server(settings: Settings) -> Iterator[Disagreement]:
     server, exporter = settings.server, settings.exporter
     open_to_all = {"server.host": server.host, **({"exporter.host": exporter.host} if exporter.enabled else {})}
     for path, host in open_to_all.items():
-        if not is_loopback(host) and server.key_env is None:
+        if not is_loopback(host) and server.key_env is None and not server.keys:
             words = (
                 f"{host or 'an empty host'} can be reached from other machines and no key is configured; set "
                 "server.key_env: DISPATCHER_KEY and export DISPATCHER_KEY=<a long random text>, or use 127.0.0.1"
             )
-            yield (path, "server.key_env"), words
-    if server.key_env is not None:
-        yield from _variable("server.key_env", server.key_env, environ)
+            yield (path, "server.key_env", "server.keys"), words
     if exporter.enabled and server.port == exporter.port:
         words = f"{exporter.port} is the port of the API too; choose another, or exporter.enabled: false"
         yield ("exporter.port", "server.port", "exporter.enabled"), words
+    for path, host in open_to_all.items():
+        if host and _HOST.fullmatch(host) is None:
+            yield (
+                (path,),
+                f"{host!r} is no address to listen on; write a host name or an IP address, without scheme or port",
+            )
+    for place, host in enumerate(server.allowed_hosts):
+        if _HOST_AND_PORT.fullmatch(host) is None:
+            words = f"{host!r} is no Host header; write a name or address, like dispatcher.example or [::1]; no * or http://"
+            yield (f"server.allowed_hosts[{place}]", "server.allowed_hosts"), words
     if not server.allowed_hosts:
         yield ("server.allowed_hosts",), "empty: every request would be answered 421; list at least localhost"
-
-
-def _variable(path: str, name: str, environ: Mapping[str, str]) -> Iterator[Disagreement]:
-    # Somebody may have put the secret itself here: it is not repeated unless it looks like a name.
-    if re.fullmatch("[A-Z_][A-Z0-9_]*", name) is None:
-        yield (
-            (path,),
-            "this is not the name of an environment variable (A-Z, 0-9, _); put the secret there, its name here",
-        )
-    elif not environ.get(name):
-        yield (path,), f"the environment variable {name} is not set; export {name}=… before starting"
 
 
 def _urls(settings: Settings) -> Iterator[Disagreement]:
@@ -194,13 +210,20 @@ def _headers(settings: Settings, environ: Mapping[str, str]) -> Iterator[Disagre
         if name.lower() in ("authorization", "proxy-authorization", "cookie", "x-api-key"):
             yield (path,), f"{name} is a secret; put it into the environment and its variable's name into headers_env"
     for name, variable in prometheus.headers_env.items():
-        for _, words in _variable(f"{path}_env", variable, environ):
-            yield (f"{path}_env",), f"{name}: {words}"
+        trouble = variable_trouble(variable, environ)
+        if trouble is not None:
+            yield (f"{path}_env",), f"{name}: {trouble}"
         if name.lower() in {plain.lower() for plain in prometheus.headers}:
             yield (f"{path}_env", path), f"{name} is in headers too; keep one of them"
     ca_file = prometheus.tls_ca_file
     if ca_file is not None and not Path(ca_file).is_file():
         yield ("telemetry.prometheus.tls_ca_file",), f"there is no file {ca_file}; give the path of a PEM file"
+
+
+def _policy(settings: Settings) -> Iterator[Disagreement]:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,62}", settings.policy.name, re.ASCII) is None:
+        words = f"{settings.policy.name!r} cannot name a policy; write up to 63 letters, digits, -, _ and ."
+        yield ("policy.name",), words
 
 
 def _weights(settings: Settings) -> Iterator[Disagreement]:
@@ -219,11 +242,12 @@ def _chain(settings: Settings) -> Iterator[Disagreement]:
             f"empty: there would be nothing to choose; leave it out for {', '.join(_names(DEFAULT_CHAIN))}",
         )
     names = _names(settings.models)
+    first: dict[str, int] = {}
     for place, name in enumerate(names):
         if re.fullmatch(r"[A-Za-z0-9][\w./:-]{0,127}", name) is None or name in ("auto", "_other"):
             yield (f"models[{place}].name",), f"{name!r} cannot name a model; write it as `ollama list` does"
-        if name in names[:place]:
-            yield (f"models[{place}].name",), f"{name} is models[{names.index(name)}] already; name a model once"
+        if first.setdefault(name, place) != place:
+            yield (f"models[{place}].name",), f"{name} is models[{first[name]}] already; name a model once"
 
 
 def _names(models: tuple[ModelSettings, ...]) -> list[str]:

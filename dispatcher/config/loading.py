@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from dispatcher.config.checks import WORDS, disagreements, out_of_range
+from dispatcher.config.keys import Disagreement, with_digests
+from dispatcher.config.plain_file import NotPlain, read_plain
 from dispatcher.config.schema import PREFIX, READ, Setting, every_setting, settings_of, shown
 from dispatcher.config.strict_yaml import MAX_CHARACTERS, NOTHING, Items, Node, Scalar, Table, problem, read
 from dispatcher.errors import ConfigurationInvalid
-from dispatcher.vocabulary.settings import DEFAULT_CHAIN, ModelSettings, Settings, SignalSettings
+from dispatcher.vocabulary.settings import DEFAULT_CHAIN, AccessKey, ModelSettings, Settings, SignalSettings
 from dispatcher.wire.promql import effective_signals
 
 FILE_NAME = "dispatcher.yaml"
@@ -38,8 +39,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if path is None:
         return parse("", environ, path="")
     try:
-        content = _content(path)
+        content = read_plain(path, MAX_CHARACTERS)
         return parse(content.decode("utf-8-sig"), environ, path=str(path))
+    except NotPlain as other:
+        words = f"{other}; a configuration is a YAML file of some kilobytes, name the right one"
+        raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path)) from other
     except OSError as error:
         words = f"cannot be read ({error.strerror or error}); name an existing file, or none for the defaults"
         raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path)) from error
@@ -47,19 +51,6 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         line = content.count(10, 0, error.start) + 1  # 10: a newline
         words = problem(path.name, f"line {line}", "not UTF-8; save it as UTF-8")
         raise ConfigurationInvalid([words], path=str(path)) from error
-
-
-def _content(path: Path) -> bytes:
-    """Only of a plain file: a device or a pipe may never end. Raises OSError and ConfigurationInvalid."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        kind = "a directory" if path.is_dir() else "a device or a pipe"
-        raise ConfigurationInvalid([f"{path.name}: {kind}, not a file; name a YAML file"], path=str(path))
-    with path.open("rb") as file:
-        content = file.read(MAX_CHARACTERS + 1)
-    if len(content) > MAX_CHARACTERS:
-        words = f"more than {MAX_CHARACTERS} bytes; a configuration has some kilobytes, name the right file"
-        raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path))
-    return content
 
 
 def parse(text: str, environ: Mapping[str, str], *, path: str = FILE_NAME) -> Settings:
@@ -74,7 +65,8 @@ def parse(text: str, environ: Mapping[str, str], *, path: str = FILE_NAME) -> Se
     builder = _Builder(problems + overridden)
     settings: Settings = builder.section(Settings, tree, "", Settings())
     settings = builder.with_whole_signals(settings)
-    builder.check(settings, environ)
+    settings, troubles = with_digests(settings, environ)
+    builder.check([*disagreements(settings, environ), *troubles])
     builder.problems += _unknown_variables(settings, environ)
     if builder.problems:
         raise ConfigurationInvalid(sorted(dict.fromkeys(builder.problems), key=_line), path=path)
@@ -119,7 +111,7 @@ def _inserted(table: Table, keys: Sequence[str], value: Scalar) -> Table:
 def _unknown_variables(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     known = {setting.variable for setting in every_setting() if setting.variable}
     in_file_only = {f"{PREFIX}{setting.path.replace('.', '_').upper()}": setting.path for setting in every_setting()}
-    secrets = {settings.server.key_env, *settings.telemetry.prometheus.headers_env.values()}
+    secrets = {*(key.key_env for key in settings.server.keys), *settings.telemetry.prometheus.headers_env.values()}
     problems = []
     for name in sorted(environ.keys() - known - NOT_SETTINGS - secrets):
         if name.startswith(PREFIX) and name in in_file_only:
@@ -179,6 +171,8 @@ class _Builder:
             return None if setting.optional else self._refuse(at, node.where, words)
         if setting.path == "models":
             return self._models(node, at)
+        if setting.entry is AccessKey:
+            return self._keys(node, at)
         if setting.kind == "list" or setting.kind.endswith(" numbers"):
             return self._list(setting, node, at)
         if setting.kind == "map":
@@ -266,6 +260,26 @@ class _Builder:
         whole = {name: replace(defaults[name], **given) for name, given in halves.items()}
         return replace(settings, telemetry=replace(telemetry, signals=whole))
 
+    def _keys(self, node: Node, at: str) -> Any:
+        if not isinstance(node, Items):
+            return self._refuse(
+                at, node.where, "expected a list of keys; write each as `- {name: n8n, key_env: N8N_KEY}`"
+            )
+        found = []
+        for place, item in enumerate(node.items):
+            inner = f"{at}[{place}]"
+            name = item.entries.get("name") if isinstance(item, Table) else None
+            if not isinstance(item, Table) or not isinstance(name, Scalar) or not name.text:
+                self.bad.add(at)
+                self._refuse(inner, item.where, "a key has a name, a role, and key_env or key_file; never the key")
+                continue
+            self.given[inner] = item.where
+            known = len(self.bad)
+            key = replace(AccessKey(name=name.text), **self._changes(AccessKey, item, inner))
+            self.bad.update((at, inner, f"{inner}.key_env", f"{inner}.key_file") if len(self.bad) > known else ())
+            found.append(key)
+        return tuple(found)
+
     def _models(self, node: Node, at: str) -> Any:
         if not isinstance(node, Items):
             return self._refuse(at, node.where, "expected a list of models, each `- name: phi3:mini`")
@@ -297,8 +311,8 @@ class _Builder:
             )
             self._refuse(at, table.where, words)
 
-    def check(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        for paths, words in disagreements(settings, environ):
+    def check(self, found: Iterable[Disagreement]) -> None:
+        for paths, words in found:
             if not self.bad.intersection(paths):
                 blamed = next((path for path in paths if path in self.given), paths[0])
                 self.problems.append(problem(blamed, self.given.get(blamed, ""), words))

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from dispatcher.config.schema import Setting, settings_of, shown
-from dispatcher.vocabulary.settings import ModelSettings, Settings
+from dispatcher.vocabulary.settings import AccessKey, ModelSettings, Settings
 
 _WIDTH = 110
 _HEAD = """\
@@ -53,6 +53,8 @@ def _section(section: type, values: object, path: str, depth: int) -> Iterator[s
         else:
             yield f"{margin}{setting.key}: {shown(value, setting.kind)}"
             yield from (margin + line for line in _BELOW.get(setting.path, ()))
+            if setting.entry is AccessKey:
+                yield from _keys(margin)
 
 
 def _comment(setting: Setting, margin: str) -> Iterator[str]:
@@ -60,6 +62,16 @@ def _comment(setting: Setting, margin: str) -> Iterator[str]:
         yield f"{margin}# {line}"
     if setting.path == "models":
         yield from _BELOW["models"]
+
+
+def _keys(margin: str) -> Iterator[str]:
+    """Two keys, as comments: what one may say of a key, and how."""
+    for setting in settings_of(AccessKey, "server.keys").values():
+        for line in textwrap.wrap(f"{setting.key}: {setting.doc}", _WIDTH - len(margin)):
+            yield f"{margin}# {line}"
+    for line in ("- name: n8n", "  role: infer", "  key_env: N8N_KEY", "- name: operator", "  role: admin"):
+        yield f"{margin}#   {line}"
+    yield f"{margin}#     key_file: /run/secrets/operator"
 
 
 def _models(models: tuple[ModelSettings, ...]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from dispatcher.vocabulary import settings as source
 from dispatcher.vocabulary.settings import Settings
 
 PREFIX = "DISPATCHER_"
+_IN_FILE_ONLY = ("models.", "server.keys.", "telemetry.signals.")
 _NOT_PLAIN = (
     "true",
     "false",
@@ -94,7 +95,7 @@ class Setting:
     @property
     def variable(self) -> str | None:
         """The environment variable that overrides it; None: only the file can."""
-        if self.kind in ("section", "map") or self.entry or self.path.startswith(("models.", "telemetry.signals.")):
+        if self.kind in ("section", "map") or self.entry or self.path.startswith(_IN_FILE_ONLY):
             return None
         return PREFIX + self.path.replace(".", "_").upper()
 
@@ -136,6 +137,8 @@ def settings_of(section: type, path: str = "") -> Mapping[str, Setting]:
     hints = get_type_hints(section)
     found = {}
     for item in dataclasses.fields(section):
+        if not item.metadata.get("written", True):  # the configuration works it out by itself
+            continue
         key = re.sub("_(seconds|bytes)$", "", item.name)
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         found[key] = Setting(

@@ -7,6 +7,7 @@ setting asks for a boolean, and 1:30 is never 90 (YAML 1.1 says both). What coul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import yaml
 
 MAX_CHARACTERS = 1_048_576  # a configuration is some kilobytes; YAML's scanner is slow on more
 MAX_DEPTH = 32
+MAX_VALUES = 20_000  # the chain, its signals and its keys have some hundred
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # a quoted text can escape them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +46,18 @@ NOTHING = Table(entries={}, where="")
 
 
 def problem(path: str, where: str, words: str) -> str:
+    """One line, of a length that can be read: what was written is quoted in it, and may be anything."""
+    path, words = _short(path, 160), _short(words, 480)
     return f"{path} ({where}): {words}" if where else f"{path}: {words}"
 
 
-class _TooDeep(Exception):
-    pass
+def _short(text: str, most: int) -> str:
+    text = text.replace("\n", " ")
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
+
+
+class _TooMuch(Exception):
+    """where, and what there is too much of."""
 
 
 class _Reader:
@@ -56,6 +66,7 @@ class _Reader:
     def __init__(self, text: str, name: str) -> None:
         self._name = name
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self._values = 0
         self.problems: list[str] = []
 
     def document(self) -> Node:
@@ -77,8 +88,11 @@ class _Reader:
     def _node(self, event: yaml.Event, path: str, where: str | None, depth: int) -> Node:
         """where: the line of the key this is the value of; None: its own."""
         where = where or _line(event)
+        self._values += 1
         if depth > MAX_DEPTH:
-            raise _TooDeep(where)
+            raise _TooMuch(where, f"nested more than {MAX_DEPTH} deep")
+        if self._values > MAX_VALUES:
+            raise _TooMuch(where, f"more than {MAX_VALUES} values; a configuration has some hundred")
         if isinstance(event, yaml.AliasEvent):
             self._problem(path, where, f"the alias *{event.anchor} is not allowed; write the value out")
             return Scalar(text=None, where=where)
@@ -91,6 +105,9 @@ class _Reader:
         if isinstance(event, yaml.SequenceStartEvent):
             return self._items(path, where, depth)
         assert isinstance(event, yaml.ScalarEvent), event
+        if _UNPRINTABLE.search(event.value) is not None:
+            self._problem(path, where, "a character that cannot be printed; remove it")
+            return Scalar(text=_UNPRINTABLE.sub("?", event.value), where=where)
         null = event.style is None and event.value in ("", "~", "null", "Null", "NULL")
         return Scalar(text=None if null else event.value, where=where)
 
@@ -131,8 +148,9 @@ def read(text: str, name: str) -> tuple[Node, list[str]]:
     reader = _Reader(text, name)
     try:
         return reader.document(), reader.problems
-    except _TooDeep as error:
-        return NOTHING, [*reader.problems, problem(name, str(error), f"nested more than {MAX_DEPTH} deep")]
+    except _TooMuch as error:
+        where, words = error.args
+        return NOTHING, [*reader.problems, problem(name, where, words)]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = ": ".join(part for part in (error.context, error.problem) if part)
