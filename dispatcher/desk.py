@@ -69,7 +69,7 @@ class Desk:
 
     def recommend(self, asked: Asked) -> Decision:
         """The same decision without a lease, an event or any other effect."""
-        return self._decide(self._request(replace(asked, dry_run=True)), {})[0]
+        return self._decide(self._request(replace(asked, dry_run=True)), {}, self._settings())[0]
 
     async def select(self, asked: Asked) -> Selected:
         """One request, from its words to a promise. Never raises for want of a model: `decision.chosen` is None.
@@ -84,9 +84,9 @@ class Desk:
         while True:
             decision, lease, took = self._reserve(request, lost, settings)
             if decision.chosen is None and decision.wait_for is not None and _may_wait(request):
-                decision, lease, took = await self._wait_for_leases(request, decision, lost, until)
+                decision, lease, took = await self._wait_for_leases(request, decision, lost, until, settings)
             if decision.chosen is None and decision.backoff_until_seconds is not None and _may_wait(request):
-                decision, lease, took = await self._wait_for_backoff(request, decision, lost, until, took)
+                decision, lease, took = await self._wait_for_backoff(request, decision, lost, until, took, settings)
             try:
                 selected, status = await self._settled(request, decision, lease, took, until, again=bool(lost))
             except BaseException:  # cancelled above all: the caller left, and nobody else knows of this lease
@@ -127,18 +127,20 @@ class Desk:
     def _request(self, asked: Asked) -> Request:
         return classify(asked, request_id=f"d-{getrandbits(64):016x}", at_seconds=self._clock.now_seconds())
 
-    def _decide(self, request: Request, lost: dict[Place, str]) -> tuple[Decision, float]:
+    def _decide(self, request: Request, lost: dict[Place, str], settings: Settings) -> tuple[Decision, float]:
         began = time.perf_counter()
         world = World(snapshot=self._snapshot(), fleet=self._fleet.view(), profiles=self._profiles(), lost=dict(lost))
-        decision = decide(request, world, self._settings(), self._clock.now_seconds())
+        decision = decide(request, world, settings, self._clock.now_seconds())
         return decision, time.perf_counter() - began
 
-    def _reserve(self, request: Request, lost: dict[Place, str]) -> tuple[Decision, Lease | None, float]:
+    def _reserve(
+        self, request: Request, lost: dict[Place, str], settings: Settings
+    ) -> tuple[Decision, Lease | None, float]:
         """Decide and promise, with no await between; refused by the ledger, decide again without that place."""
         spent = 0.0
         refused = dict(lost)
         while True:
-            decision, took = self._decide(request, refused)
+            decision, took = self._decide(request, refused, settings)
             spent += took
             chosen = decision.chosen
             if chosen is None or request.dry_run or not (request.start or _state_of(chosen)[0] is PlaceState.READY):
@@ -148,14 +150,14 @@ class Desk:
                 chosen.num_ctx,
                 chosen.evicts,
                 request.id,
-                _lease_seconds(request, chosen, self._settings()),
+                _lease_seconds(request, chosen, settings),
             )
             if isinstance(lease, Lease):
                 return decision, lease, spent
             refused[chosen.place] = lease
 
     async def _wait_for_leases(
-        self, request: Request, decision: Decision, lost: dict[Place, str], until_seconds: float
+        self, request: Request, decision: Decision, lost: dict[Place, str], until_seconds: float, settings: Settings
     ) -> tuple[Decision, Lease | None, float]:
         """Only live leases keep its last candidate out: it waits, and their places take no new ones meanwhile.
 
@@ -164,18 +166,18 @@ class Desk:
         until its CPU is read again: the wait goes on, and looks again as often as places are looked at.
         """
         spent, lease = 0.0, None
-        look_seconds = self._settings().lifecycle.reconcile_interval_seconds
+        look_seconds = settings.lifecycle.reconcile_interval_seconds
         try:
             while decision.chosen is None:
                 if (blocked := decision.wait_for) is not None and blocked.rejection is not None:
                     victims = blocked.rejection.blockers
-                    until_seconds = min(until_seconds, self._longest_lease_seconds(victims))
+                    until_seconds = min(until_seconds, self._longest_lease_seconds(victims, settings))
                     self._fleet.claim(
                         Claim(place=blocked.place, victims=victims, decision_id=request.id, until_seconds=until_seconds)
                     )
                 pause_until = min(until_seconds, self._clock.now_seconds() + look_seconds)
                 waited = await self._fleet.changed(pause_until)
-                decision, lease, took = self._reserve(request, lost)
+                decision, lease, took = self._reserve(request, lost, settings)
                 spent += took
                 now = self._clock.now_seconds()
                 if now >= until_seconds or (not waited and now < pause_until):  # the latter: the daemon is leaving
@@ -185,14 +187,20 @@ class Desk:
             self._fleet.unclaim(request.id)
 
     async def _wait_for_backoff(
-        self, request: Request, decision: Decision, lost: dict[Place, str], until_seconds: float, spent: float
+        self,
+        request: Request,
+        decision: Decision,
+        lost: dict[Place, str],
+        until_seconds: float,
+        spent: float,
+        settings: Settings,
     ) -> tuple[Decision, Lease | None, float]:
         """The last candidate's start failed a moment ago, and may be tried again within the caller's patience: it is,
         and the answer says that it waited. Not at all, when the backoff lasts longer than that."""
         began, lease = self._clock.now_seconds(), None
         while (ends := decision.backoff_until_seconds) is not None and ends < until_seconds:
             waited = await self._fleet.changed(ends + BACKOFF_MARGIN_SECONDS)
-            decision, lease, took = self._reserve(request, lost)
+            decision, lease, took = self._reserve(request, lost, settings)
             spent += took
             if not waited and self._clock.now_seconds() < ends:  # the daemon is leaving
                 break
@@ -202,9 +210,9 @@ class Desk:
             decision = replace(decision, reasons=(*decision.reasons, told))
         return decision, lease, spent
 
-    def _longest_lease_seconds(self, places: tuple[Place, ...]) -> float:
+    def _longest_lease_seconds(self, places: tuple[Place, ...], settings: Settings) -> float:
         """The end of the longest lease alive now; one whose time has not begun may last the longest allowed."""
-        now, longest = self._clock.now_seconds(), self._settings().lifecycle.lease_max_seconds
+        now, longest = self._clock.now_seconds(), settings.lifecycle.lease_max_seconds
         ends = [
             view.leased_until_seconds if view.leased_until_seconds is not None else now + longest
             for view in self._fleet.view().places

@@ -47,6 +47,8 @@ class FakeServer:
     oom_killed: bool = False
     limit_bytes: int | None = None
     installed: bool = True
+    disowned: bool = False  # it has lost its labels since it was listed
+    port_at_start: bool = False  # nobody knows where it can be called before it runs
     at_work: str = ""
     rehearsed: Rehearsed | None = None  # loads take as long as its simulated server needs, instead of load_seconds
 
@@ -222,6 +224,8 @@ class FakeEngine:
         server = self.servers.get(place)
         if server is None:
             raise PlaceNotOurs(f"{place} is not declared")
+        if server.disowned:
+            raise PlaceNotOurs(f"{place} carries no label of ours")
         if server.at_work:
             self.faults.append(f"{verb} at {place} during {server.at_work}")
         server.at_work = verb
@@ -256,7 +260,8 @@ class FakeEngine:
             loaded_num_ctx=server.num_ctx if answers else None,
             paused=server.paused,
             because="its container is paused" if server.paused else "no answer" if server.silent else "",
-            endpoint="http://127.0.0.1:21000",
+            endpoint=None if server.port_at_start and not server.running else "http://127.0.0.1:21000",
+            endpoint_later=server.port_at_start and not server.running,
             memory_limit_bytes=server.limit_bytes,
             memory_used_bytes=footprint(server.place, server.num_ctx) if server.num_ctx else None,
             cpu_seconds_total=server.cpu_seconds if server.running else None,

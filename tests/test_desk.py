@@ -231,7 +231,9 @@ async def test_what_the_ledger_refuses_is_decided_again_without_it(clock):
     async with house.open():
         tenancy = house.controller.tenancy
         tenancy.ledger = replace(tenancy.ledger, room_bytes=3 * GIB)  # the view still says 15
-        decision, lease, _ = house.desk._reserve(house.desk._request(Asked(text="hi", complexity="complex")), {})
+        decision, lease, _ = house.desk._reserve(
+            house.desk._request(Asked(text="hi", complexity="complex")), {}, house.settings
+        )
 
         assert LLAMA == lease.place
         rules = {one.place: one.rejection.rule for one in decision.candidates if one.rejection}

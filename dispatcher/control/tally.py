@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from dispatcher.control.facts import reconfigured, shaped
 from dispatcher.control.footprints import peak_after, peak_after_kill
 from dispatcher.control.records import TELLING, Records
 from dispatcher.control.window import Window, weight, weighted_median
@@ -104,6 +105,14 @@ class Tally:
         fresh = Tally(self._configured)
         self.__dict__.update(fresh.__dict__)
 
+    def configure(self, facts: Mapping[str, ModelFacts]) -> None:
+        """A reload's, of the same models. What was learned stays."""
+        known, before = self._profiles.facts, self._configured
+        told = {model: reconfigured(known[model], before[model], after) for model, after in facts.items()}
+        self._configured = dict(facts)
+        self._profiles = replace(self._profiles, facts=told)
+        self._built_at_seconds = None
+
     # ── told ──
 
     def on_event(self, event: Event, now_seconds: float) -> None:
@@ -134,7 +143,7 @@ class Tally:
             if installed is not None and installed.model == model and 0 < installed.size_bytes <= MAX_BYTES:
                 facts = replace(facts, file_bytes=installed.size_bytes)
             if shape is not None and shape.model == model:
-                facts = _shaped(facts, self._configured[model], shape)
+                facts = shaped(facts, self._configured[model], shape, MAX_BYTES)
             if facts != self._profiles.facts[model]:
                 self._profiles = replace(self._profiles, facts={**self._profiles.facts, model: facts})
                 self._built_at_seconds = None  # the host's speed was read off the old sizes
@@ -379,14 +388,3 @@ def _learn_prefill(tally: _PlaceTally, prompt_tokens: int, seconds: float | None
     if len(tally.prompts) > PROMPTS_REMEMBERED:
         del tally.prompts[next(iter(tally.prompts))]
     tally.prefill.add(rate, at_seconds)
-
-
-def _shaped(facts: ModelFacts, configured: ModelFacts, shape: ModelShape) -> ModelFacts:
-    if shape.layers is not None and shape.kv_heads is not None and shape.head_dim is not None:
-        kv_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
-        facts = replace(facts, kv_bytes_per_token=kv_bytes) if 0 < kv_bytes <= MAX_BYTES else facts
-    if shape.context_max is not None:
-        facts = replace(facts, context_max=min(configured.context_max, shape.context_max))
-    if shape.features:
-        facts = replace(facts, features=configured.features | shape.features)
-    return facts

@@ -28,14 +28,8 @@ from dispatcher.daemon.operations import Operations
 from dispatcher.daemon.pulse import Pulse
 from dispatcher.daemon.readiness import Standing
 from dispatcher.daemon.recollection import Recollection
-from dispatcher.daemon.servers import (
-    PortInUse,
-    Server,
-    allow_files,
-    bound,
-    event_loop,
-    server,
-)
+from dispatcher.daemon.reload import Origin, Reloading
+from dispatcher.daemon.servers import PortInUse, Server, allow_files, bound, event_loop, server
 from dispatcher.daemon.single import HistoryInUse, Holds
 from dispatcher.daemon.slow_jobs import LAST_PROVIDER, SEEN_REAL, SlowJobs
 from dispatcher.daemon.stream import Stream
@@ -60,13 +54,12 @@ YOUNG_OBJECTS = (
     5_000  # a decision makes some 700, all of them gone a moment later: a tenth of its CPU was looking at them
 )
 
-_log = logging.getLogger("dispatcher")
-
 
 class Daemon:
-    """has_file: whether a configuration file was given; without one, and only then, rehearsal may stand in."""
+    """has_file: whether a configuration file was given; without one, and only then, rehearsal may stand in. origin:
+    what a reload reads again."""
 
-    def __init__(self, settings: Settings, *, has_file: bool) -> None:
+    def __init__(self, settings: Settings, *, has_file: bool, origin: Origin | None = None) -> None:
         """Longer than 50 lines: one line per hand-over, in the order of the ring; splitting it would hide an arrow."""
         self.settings = settings
         self.clock = SystemClock()
@@ -117,6 +110,7 @@ class Daemon:
             desk=self.desk,
             controller=self.controller,
             store=self.store,
+            settings=self._settings,
             clock=self.clock,
             emit=self.stream.emit,
         )
@@ -161,6 +155,15 @@ class Daemon:
         self.keeping = Keeping(store=self.store, leases=self._live_leases, emit=self.stream.emit, clock=self.clock)
         self.notifier = Notifier(os.environ)
         self.leaving = Leaving(begun=self._begin_leaving, answer=self.controller.leave, notifier=self.notifier)
+        self.reloading = Reloading(
+            origin or Origin(),
+            os.environ,
+            settings=self._settings,
+            apply=self._apply,
+            emit=self.stream.emit,
+            clock=self.clock,
+            held=self.notifier.reloading,
+        )
         self.holds = Holds(f"http://{settings.server.host}:{settings.server.port}")
         self._servers: list[Server] = []
 
@@ -168,6 +171,15 @@ class Daemon:
 
     def _settings(self) -> Settings:
         return self.settings
+
+    def _apply(self, settings: Settings) -> None:
+        """A reload's. Who asks per use has the new ones from here on; who keeps something of them is told."""
+        self.settings = settings
+        self.tally.configure({model.name: model.facts() for model in settings.models})
+        self.eyes.apply(settings)
+        self.store.apply(settings.history)
+        allow_files(settings.server.limits.connections)
+        self.controller.tenancy.changed()
 
     def _limits(self) -> LimitSettings:
         return self.settings.server.limits
@@ -187,9 +199,12 @@ class Daemon:
 
     def _process(self) -> dict[str, float]:
         return {
-            "abandoned_threads": float(self.eyes.abandoned_threads() + self.store.abandoned_threads),
+            "abandoned_threads": float(self._abandoned_threads()),
             "history_dropped": float(self.store.dropped_total),
         }
+
+    def _abandoned_threads(self) -> int:
+        return self.eyes.abandoned_threads() + self.store.abandoned_threads + self.reloading.abandoned_threads
 
     def doors(self) -> Doors:
         tenancy = self.controller.tenancy
@@ -244,6 +259,7 @@ class Daemon:
             tasks = [
                 group.create_task(self.controller.run(), name="lifecycle"),
                 group.create_task(self.sampler.run(), name="telemetry"),
+                group.create_task(self.reloading.run(), name="reload"),
                 group.create_task(self.pulse.run(self.collector.observe_loop_lag, self._beat), name="pulse"),
             ]
             self.slow_jobs.start()
@@ -303,25 +319,23 @@ class Daemon:
         return server(server_config(app, rules.host, rules.port, self._limits))
 
     async def _found(self, exports: bool, notes: list[str]) -> Found:
-        prometheus, provider = self.settings.telemetry.prometheus, self.eyes.provider
-        exporter = self.settings.exporter
+        asked, provider = self.settings.telemetry.prometheus.enabled != "false", self.eyes.provider
         return Found(
-            api_url=f"http://{self.settings.server.host}:{self.settings.server.port}",
-            exporter_url=f"http://{exporter.host}:{exporter.port}/metrics" if exports else "",
-            prometheus_url=prometheus.url,
-            prometheus_answers=None if prometheus.enabled == "false" else await self.eyes.prometheus.answers(),
+            settings=self.settings,
+            exports=exports,
+            prometheus_answers=await self.eyes.prometheus.answers() if asked else None,
             engines=dict(provider.found()) if isinstance(provider, AutoProvider) else {},
             fleet=self.fleet(),
             snapshot=self.snapshot(),
+            profiles=self.profiles(),
+            config_path=self.reloading.path,
+            history_path=self.store.path if self.store.flag(SEEN_REAL) else None,
             notes=tuple(notes),
         )
 
     def _listen_for_signals(self) -> None:
         self.leaving.listen()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(
-            signal.SIGHUP, lambda: _log.warning("reload=ignored because=not built yet; restart to apply a change")
-        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reloading.ask)
 
 
 def _fleet_of(controller: Controller) -> Fleet:
@@ -352,14 +366,16 @@ def main(config_path: Path | None = None) -> int:
     dispatcher's; 70: it could not leave in order (LastBound); 78: the configuration is wrong."""
     for number in SIGNALS:  # until the loop listens; what was not begun needs no ending
         signal.signal(number, _leave_early)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until then the file is still to be read
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "httpcore", "apscheduler", "urllib3", "docker", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     path = find(config_path, os.environ, Path.cwd())
+    origin = Origin.of(path)
     try:
         settings = load(path, os.environ)
         with asyncio.Runner(loop_factory=event_loop) as runner:
-            runner.run(_run(settings, has_file=path is not None))
+            runner.run(_run(settings, origin))
     except ConfigurationInvalid as invalid:
         print(invalid, file=sys.stderr)
         return EX_CONFIG
@@ -380,5 +396,5 @@ def _leave_early(_number: int, _frame: object) -> None:
     raise SystemExit(0)
 
 
-async def _run(settings: Settings, *, has_file: bool) -> None:
-    await Daemon(settings, has_file=has_file).run()
+async def _run(settings: Settings, origin: Origin) -> None:
+    await Daemon(settings, has_file=origin.path is not None, origin=origin).run()

@@ -44,6 +44,7 @@ class Eyes:
         self._settings = settings
         self._tally = tally
         self._docker: DockerProvider | None = None
+        self._ollama: OllamaProvider | None = None
         self._simulated_host: SimulatedHost | None = None
         self._rehearsal_calls = EngineCalls()
         self._engines = EngineSource(clock=clock)
@@ -72,6 +73,12 @@ class Eyes:
             sources.append(self._host)
         return sources
 
+    def apply(self, settings: Settings) -> None:
+        """What the providers keep of the settings, again after a reload; the sources ask for theirs at every poll."""
+        for provider in (self._docker, self._ollama):
+            if provider is not None:
+                provider.apply(settings.lifecycle)
+
     def abandoned_threads(self) -> int:
         """Threads in calls that nobody waits for any more and that have not come back."""
         return self.prometheus.abandoned_threads + (self._docker.abandoned_threads if self._docker else 0)
@@ -88,7 +95,8 @@ class Eyes:
         names = [model.name for model in self._settings().models]
         match rules.provider:
             case "ollama":
-                return OllamaProvider(rules, names, self.look)
+                self._ollama = OllamaProvider(rules, names, self.look)
+                return self._ollama
             case "none":
                 return NoneProvider()
             case "rehearsal":
@@ -96,9 +104,10 @@ class Eyes:
         self._docker = DockerProvider(rules, self.look)
         if rules.provider == "docker":
             return self._docker
+        self._ollama = OllamaProvider(rules, names, self.look)
         return AutoProvider(
             self._docker,
-            OllamaProvider(rules, names, self.look),
+            self._ollama,
             rehearsal=None if has_file else self._rehearse,
             saw_real=saw_real,
             had=had,

@@ -55,10 +55,6 @@ class Entry:
 class Writer:
     """Started once, stopped once. offer() and owe() never block or raise; submit() hands back a future."""
 
-    def apply(self, settings: HistorySettings) -> None:
-        """From the next batch on; the path is the one it was made with."""
-        self._settings = settings
-
     def __init__(self, path: Path, settings: HistorySettings, now_seconds: Callable[[], float]) -> None:
         self.set_aside: list[Path] = []  # broken files moved out of the way, oldest first
         self.failing: str | None = None  # why the last batch was not written; None: it was
@@ -84,6 +80,10 @@ class Writer:
         self._running = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="history-write", daemon=True)
+
+    def apply(self, settings: HistorySettings) -> None:
+        """From the next batch on; the path is the one it was made with."""
+        self._settings = settings
 
     @property
     def dropped_total(self) -> int:

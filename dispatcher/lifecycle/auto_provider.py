@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from dispatcher.errors import EngineUnreachable, causes_of
+from dispatcher.errors import EngineUnreachable
 from dispatcher.lifecycle.none_provider import NoneProvider
+from dispatcher.lifecycle.plain_words import in_few_words
 from dispatcher.lifecycle.provider import Answering, Provider
 from dispatcher.vocabulary.fleet import Place, PlaceSeen
 
@@ -91,7 +92,7 @@ class AutoProvider:
         except EngineUnreachable as cause:
             awaited = self._awaited(candidate)
             self._silent[candidate.name] = f"{cause}{_WAY_OUT}" if awaited else str(cause)
-            words = f"{candidate.name.capitalize()}: no answer ({_short(cause)})"
+            words = f"{candidate.name.capitalize()}: no answer ({in_few_words(cause)})"
             self._found[candidate.name] = words + (_AWAITED if awaited else "")
             return
         self._silent.pop(candidate.name, None)
@@ -189,20 +190,3 @@ def _in_words(name: str, seen: Sequence[PlaceSeen]) -> str:
     if have:
         return f"{label}: {', '.join(have)}"
     return f"{label}: answers, has no model of the chain; try: ollama pull {seen[0].place.model}"
-
-
-def _short(cause: BaseException) -> str:
-    """In a few words why an engine gave no answer; its own words, cut, when the reason is none of the usual."""
-    for one in causes_of(cause):
-        for kind, words in _USUAL:
-            if isinstance(one, kind) or (kind is ConnectionRefusedError and "attempts failed" in str(one)):
-                return words  # httpx tells a refused connection by its words only
-    return str(cause).splitlines()[0][:200]
-
-
-_USUAL: tuple[tuple[type[BaseException], str], ...] = (
-    (FileNotFoundError, "no socket there"),
-    (PermissionError, "this user may not use its socket"),
-    (ConnectionRefusedError, "nothing listens there"),
-    (TimeoutError, "not within the deadline"),
-)

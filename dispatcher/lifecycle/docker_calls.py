@@ -25,6 +25,7 @@ from urllib3.exceptions import ReadTimeoutError
 
 from dispatcher.errors import DispatcherError, EngineRefused, EngineUnreachable
 from dispatcher.lifecycle.docker_answers import MANAGED_LABEL, read_inspected, read_rows
+from dispatcher.lifecycle.plain_words import in_few_words
 from dispatcher.vocabulary.address import is_loopback
 
 MAX_CALLS = 8  # threads at once, the abandoned ones included
@@ -161,7 +162,7 @@ class DockerCalls:
             except DispatcherError as raised:
                 error = raised
             except Exception as raised:  # the door: whatever the SDK raises on a strange answer is no answer
-                error = self._unreachable(what, f"{type(raised).__name__}: {raised}")
+                error = self._unreachable(what, in_few_words(raised))
                 error.__cause__ = raised
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(deliver, answer, error)

@@ -49,10 +49,6 @@ _Answer = TypeVar("_Answer")
 class DockerProvider:
     """Every container with `dispatcher.managed=true` and `dispatcher.model=<name>` is one place."""
 
-    def apply(self, settings: LifecycleSettings) -> None:
-        """Deadlines from now on; url and labels are those it was made with."""
-        self._settings = settings
-
     def __init__(self, settings: LifecycleSettings, look: Look) -> None:
         self._settings = settings
         self._look = look
@@ -67,6 +63,10 @@ class DockerProvider:
 
     name = "docker"
     rehearsal = False
+
+    def apply(self, settings: LifecycleSettings) -> None:
+        """Deadlines from now on; url and labels are those it was made with."""
+        self._settings = settings
 
     @property
     def local(self) -> bool:

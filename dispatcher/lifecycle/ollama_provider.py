@@ -29,10 +29,6 @@ class OllamaProvider:
     name = "ollama"
     rehearsal = False
 
-    def apply(self, settings: LifecycleSettings) -> None:
-        """Deadlines from now on; url and models are those it was made with."""
-        self._settings = settings
-
     def __init__(self, settings: LifecycleSettings, models: Sequence[str], look: Look) -> None:
         self._settings = settings
         self._url = settings.ollama_url.rstrip("/")
@@ -43,6 +39,10 @@ class OllamaProvider:
         self._look = look
         self._engine = EngineCalls()
         self._foreign_bytes = 0
+
+    def apply(self, settings: LifecycleSettings) -> None:
+        """Deadlines from now on; url and models are those it was made with."""
+        self._settings = settings
 
     @property
     def local(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 from dispatcher.vocabulary.fleet import Lease, Place, PlaceState
 from dispatcher.vocabulary.request import Request
 from dispatcher.vocabulary.signal import UnknownReason
+from dispatcher.vocabulary.words import Seconds
 
 Rule = Literal[
     "not_allowed",
@@ -98,7 +99,7 @@ class Candidate:
             return self.rejection.because
         assert self.prediction is not None
         gone = f", evicts {', '.join(str(place) for place in self.evicts)}" if self.evicts else ""
-        return f"{self.state.value}{gone}, {self.prediction.total_seconds:.1f} s predicted"
+        return f"{self.state.value}{gone}, {Seconds(self.prediction.total_seconds)} predicted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,7 @@ class Process:
             desk=self.desk,
             controller=self.controller,
             store=cast("Any", self.store),
+            settings=lambda: settings,
             clock=self.clock,
             emit=self.stream.emit,
         )
