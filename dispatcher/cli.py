@@ -7,28 +7,25 @@ Exit codes: 0 done; 1 refused, or no usable model; 2 wrong usage; 69 no daemon a
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
 
+from dispatcher.cli_asking import DEFAULT_URL, Caller, Refusal, ask, command_of, got, print_json, refuse, show
 from dispatcher.errors import ConfigurationInvalid
 from dispatcher.rehearsal.command import rehearse
 from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-DEFAULT_URL = "http://127.0.0.1:11435"
-KEY_VARIABLE = "DISPATCHER_API_KEY"
-ANSWER_SECONDS = 30.0  # for an answer from memory, generous; a select adds what it may wait
 DEFAULT_WAIT_SECONDS = 120.0  # the server's, when --wait-seconds is not given
+ID_CHARACTERS = len("d-5f0c3a1b9e7d2c46")
+PREFIX_CHARACTERS = 4  # of an id, at least
+LISTED = 1000  # the newest decisions, among which a prefix is looked up
 QUERY_CHARACTERS = 8000  # of a prompt in a query; its classification reads the first 2,000
 
 EPILOG = """\b
@@ -36,32 +33,15 @@ Examples:
   scripts/run                                      start the daemon, on what it finds
   dispatcher select --prompt "Summarise: ..."      which model now? (takes a lease)
   dispatcher select --prompt - --dry-run < text    the same from a file, without a lease
-  dispatcher explain d-5f0c                        why was that chosen?
+  dispatcher explain d-5f0c3a1b9e7d2c46            why was that chosen? (its first letters will do)
   dispatcher status                                what runs, what is known, what is degraded
   dispatcher --json models | jq .                  everything prints JSON, too
 
 \b
 Environment: DISPATCHER_URL (as --url), DISPATCHER_API_KEY, DISPATCHER_CONFIG, NO_COLOR.
-Exit codes: 0 done, 1 refused or no usable model, 2 usage, 69 no daemon answers, 78 configuration.
+Exit codes: 0 done, 1 refused or no usable model, 2 usage, 69 no daemon answers, 78 configuration;
+of run: 69 port or history in use by another, 70 leaving had to be forced.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    url: str = DEFAULT_URL
-    as_json: bool = False
-
-
-class Refusal(click.ClickException):
-    """The daemon said no, in its own words."""
-
-    exit_code = 1
-
-
-class Unreachable(click.ClickException):
-    """No dispatcher answers there."""
-
-    exit_code = 69
 
 
 class Misconfigured(click.ClickException):
@@ -95,78 +75,6 @@ def main(context: click.Context, url: str, as_json: bool) -> None:
 
 
 main.add_command(rehearse)
-
-
-# ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def ask(
-    caller: Caller,
-    method: str,
-    path: str,
-    *,
-    query: Mapping[str, Any] | None = None,
-    body: object = None,
-    wait_seconds: float = 0.0,
-) -> tuple[int, Any]:
-    """Status and document. Ends the program when nobody answers, or somebody who is no dispatcher."""
-    import httpx
-
-    key = os.environ.get(KEY_VARIABLE)
-    timeout = httpx.Timeout(ANSWER_SECONDS + wait_seconds, connect=5.0)
-    try:
-        with httpx.Client(base_url=caller.url, trust_env=False, timeout=timeout) as client:
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
-            answer = client.request(method, path, params=query, json=body, headers=headers)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise click.UsageError(f"--url {caller.url}: {error}; write it as {DEFAULT_URL}") from error
-    except httpx.ConnectError as error:
-        raise Unreachable(
-            f"no daemon answers at {caller.url} ({error}); start one with scripts/run, or say where it is with --url "
-            "or DISPATCHER_URL"
-        ) from error
-    except httpx.HTTPError as error:
-        told = f"{type(error).__name__} {error}".strip()
-        raise Unreachable(f"the daemon at {caller.url} did not finish its answer: {told}") from error
-    try:
-        return answer.status_code, answer.json()
-    except ValueError:
-        found = answer.headers.get("server", "something else")
-        told = f"what answers at {caller.url} is no dispatcher (HTTP {answer.status_code}, {found}); is the port right?"
-        raise Unreachable(told) from None
-
-
-def got(caller: Caller, method: str, path: str, **wishes: Any) -> Any:
-    """The document of a success; a refusal ends the program with its own words."""
-    status, document = ask(caller, method, path, **wishes)
-    if status >= 400:
-        refuse(caller, document)
-    return document
-
-
-def refuse(caller: Caller, document: Any) -> NoReturn:
-    from dispatcher.cli_tables import clean
-
-    if caller.as_json:
-        print_json(document)
-    told = document if isinstance(document, dict) else {}
-    hint = f"; set {KEY_VARIABLE}" if told.get("status") == 401 else ""
-    raise Refusal(clean(f"{told.get('title', 'refused')}: {told.get('detail', document)}{hint}"))
-
-
-def print_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def show(caller: Caller, document: Any, table: str) -> None:
-    """As JSON, or through the function of dispatcher.cli_tables with this name."""
-    if caller.as_json:
-        print_json(document)
-        return
-    from dispatcher import cli_tables
-
-    render: Callable[[Console, Any], None] = getattr(cli_tables, table)
-    render(cli_tables.a_console(), document)
 
 
 # ── deciding ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -221,7 +129,9 @@ def select(caller: Caller, /, start: bool, dry_run: bool, **wishes: Any) -> None
     chosen_or_not = isinstance(document, dict) and "candidates" in document
     if not chosen_or_not:
         refuse(caller, document)
-    show(caller, document, "show_selection")
+    lease = document.get("lease")
+    back = command_of(caller, "DELETE", f"/leases/{lease['id']}") if lease else ""
+    show(caller, document, "show_selection", give_back=back)
     if status >= 400:
         raise SystemExit(Refusal.exit_code)
 
@@ -245,8 +155,23 @@ def recommend(caller: Caller, /, **wishes: Any) -> None:
 @asks_the_daemon
 @click.pass_obj
 def explain(caller: Caller, decision_id: str) -> None:
-    """One past decision: every candidate, every rule, every number."""
+    """One past decision: every candidate, every rule, every number.
+
+    DECISION_ID, or its beginning, where only one of the newest 1,000 begins so.
+    """
+    if PREFIX_CHARACTERS <= len(decision_id) < ID_CHARACTERS:
+        decision_id = _begun(caller, decision_id)
     show(caller, got(caller, "GET", f"/decisions/{quote(decision_id, safe='')}"), "show_decision")
+
+
+def _begun(caller: Caller, prefix: str) -> str:
+    """The one id that begins so; itself when none does: the daemon has the words for that."""
+    listed = got(caller, "GET", "/decisions", query={"limit": LISTED})["decisions"]
+    found = [told["decision_id"] for told in listed if told["decision_id"].startswith(prefix)]
+    if len(found) < 2 or prefix in found:
+        return prefix if not found or prefix in found else str(found[0])
+    more = ", …" if len(found) > 3 else ""
+    raise click.UsageError(f"{prefix} begins {len(found)} decisions ({', '.join(found[:3])}{more}); give more of it")
 
 
 # ── looking and acting ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,6 +212,9 @@ def act(caller: Caller, method: str, model: str, path: str, words: str) -> None:
         from dispatcher.cli_tables import clean
 
         because = document.get("because")
+        if document.get("action") == "unpin" and because:  # there was nothing to do
+            click.echo(clean(f"{because}."))
+            return
         click.echo(
             clean(f"{model} {words}{f' ({because})' if because else ''}. dispatcher status shows how far it is.")
         )
@@ -369,18 +297,21 @@ def run(
 
 @main.command("check-config", epilog="Example: dispatcher check-config dispatcher.yaml && systemctl reload dispatcher")
 @click.argument("file", type=_FILE, required=False)
+@click.option("--config", type=_FILE, help="The same as FILE, as `run` takes it.")
 @click.pass_obj
-def check_config(caller: Caller, file: Path | None) -> None:
+def check_config(caller: Caller, file: Path | None, config: Path | None) -> None:
     """Every problem of a configuration at once, with its line; exit 78 if there is one.
 
     FILE: else $DISPATCHER_CONFIG, else ./dispatcher.yaml, else the defaults under the environment.
     """
-    from dispatcher import config
+    from dispatcher.config import find, load
 
-    path = config.find(file, os.environ, Path.cwd())
+    if file is not None and config is not None:
+        raise click.UsageError("FILE and --config are the same; give one of them")
+    path = find(file or config, os.environ, Path.cwd())
     name = "the defaults" if path is None else str(path)
     try:
-        config.load(path, os.environ)
+        load(path, os.environ)
     except ConfigurationInvalid as error:
         if caller.as_json:
             print_json({"file": name, "problems": error.problems})

@@ -41,20 +41,20 @@ def a_console() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
-def show_selection(console: Console, told: Document) -> None:
-    """An answer of /select, or its refusal."""
+def show_selection(console: Console, told: Document, give_back: str = "") -> None:
+    """An answer of /select, or its refusal. give_back: the command that gives its lease back."""
     _loud(console, told)
     if told.get("model") is None:
         console.print(_text(told.get("detail"), "bold"))
         _facts(console, _refusal_facts(told))
     else:
         console.print(_text(told["reason"], "bold"))
-        _facts(console, _answer_facts(told))
+        _facts(console, _answer_facts(told, give_back))
     _reasons(console, told)
     console.print(_candidates(told.get("candidates", ())))
 
 
-def _answer_facts(told: Document) -> list[tuple[str, object]]:
+def _answer_facts(told: Document, give_back: str) -> list[tuple[str, object]]:
     lease, eta = told["lease"], told["eta_seconds"]
     state = told["state"] + (f", ready in about {seconds(eta)}" if eta else "")
     fallbacks = ", ".join(f"{other['model']} ({other['state']})" for other in told["fallbacks"])
@@ -67,6 +67,7 @@ def _answer_facts(told: Document) -> list[tuple[str, object]]:
             "lease",
             None if lease is None else f"{lease['id']} until {lease['expires_at'] or 'its time begins, at ready'}",
         ),
+        ("give back", f"{give_back}   or report the outcome" if lease is not None and give_back else None),
         ("fallbacks", fallbacks or None),
         ("task", f"{told['task']}, {told['complexity']} (by {told['classified_by']})"),
         ("confidence", told["confidence"] + (", degraded" if told["degraded"] else "")),

@@ -227,6 +227,7 @@ def test_the_key_comes_from_the_environment(key, expected):
 
     assert expected == result.exit_code
     assert (expected == 1) == ("set DISPATCHER_API_KEY" in result.stderr)
+    assert (key == "another") == ("this key is not known" in result.stderr)
 
 
 def test_when_no_daemon_answers_the_next_step_is_said():
@@ -284,6 +285,14 @@ def test_a_configuration_without_problems_says_so(tmp_path):
     result = ran(None, "check-config", str(path))
 
     assert (0, f"{path}: no problem found\n") == (result.exit_code, result.stdout)
+
+
+def test_the_file_to_check_may_be_named_as_run_takes_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("server: {port: 12000}\n")
+
+    assert f"{path}: no problem found\n" == ran(None, "check-config", "--config", str(path)).stdout
+    assert 2 == ran(None, "check-config", str(path), "--config", str(path)).exit_code
 
 
 def test_every_problem_of_a_configuration_is_told_at_once_with_exit_78(tmp_path):

@@ -219,7 +219,11 @@ def test_variables_of_the_client_and_of_secrets_are_no_settings():
 
 
 def test_with_a_key_the_daemon_may_be_reached_from_elsewhere():
-    environ = {"DISPATCHER_SERVER_HOST": "0.0.0.0", "DISPATCHER_SERVER_KEY_ENV": "MY_KEY", "MY_KEY": "a-long-random-text"}
+    environ = {
+        "DISPATCHER_SERVER_HOST": "0.0.0.0",
+        "DISPATCHER_SERVER_KEY_ENV": "MY_KEY",
+        "MY_KEY": "a-long-random-text",
+    }
 
     assert "0.0.0.0" == config.load(None, environ).server.host
 

@@ -64,6 +64,8 @@ VALUES = [
     ("policy: {weights_simple: [2, 0, 0]}", "policy.weights_simple[0] (line 1): 2.0 is out of range; at most 1"),
     ("lifecycle: {reserve: 3G}", "lifecycle.reserve (line 1): '3G' is not a size; write 3GiB (powers of 1024) or 3GB"),
     ("lifecycle: {reserve: 3 apples}", "lifecycle.reserve (line 1): '3 apples' is not a size; write it like 3GiB"),
+    ("lifecycle: {reserve: 3}", "lifecycle.reserve (line 1): 3 bytes? write 3GiB"),
+    ("lifecycle: {capacity: 512}", "lifecycle.capacity (line 1): 512 bytes? write 512MiB"),
     ("lifecycle: {reserve: 1.5}", "lifecycle.reserve (line 1): '1.5' is no whole number of bytes; add a unit"),
     ("lifecycle: {provider: dokcer}", "lifecycle.provider (line 1): 'dokcer' is none of auto, docker, ollama, none,"),
     ("telemetry: {preset: owm}", "telemetry.preset (line 1): 'owm' is none of own, frcooper; did you mean 'own'?"),
@@ -82,6 +84,13 @@ MODELS = [
     (
         "models:\n- name: gemma2:2b\n  file: 1.6GiB\n  footprint: 3GiB",
         "models[0] (line 2): gemma2:2b is not shipped (phi3:mini, llama3.2:3b, qwen2.5:7b); give context (",
+    ),
+    (
+        "models:\n- name: mistral:7b",
+        "models[0] (line 2): mistral:7b is not shipped (phi3:mini, llama3.2:3b, qwen2.5:7b); give file, context, "
+        "footprint (`ollama list` has the size, `ollama show mistral:7b` the context; footprint is what it occupies, "
+        "as `ollama ps` says, or give kv_bytes_per_token instead), like: {name: mistral:7b, file: 4.1GiB, context: "
+        "32768, footprint: 5.5GiB}",
     ),
     (
         "models:\n- name: auto\n  file: 1GiB\n  context: 4096\n  footprint: 3GiB",
@@ -162,6 +171,11 @@ DISAGREEMENTS = [
     ),
     ("server: {key_env: s3cret!}", "server.key_env (line 1): this is not the name of an environment variable"),
     ("telemetry: {prometheus: {url: localhost:9090}}", "telemetry.prometheus.url (line 1): 'localhost:9090' has no sc"),
+    (
+        "telemetry: {prometheus: {url: 9090}}",
+        "telemetry.prometheus.url (line 1): '9090' has no scheme this can use (http, https); write it like "
+        "http://127.0.0.1:9090",
+    ),
     ("telemetry: {prometheus: {url: 'http://'}}", "telemetry.prometheus.url (line 1): 'http://' names no host"),
     ("telemetry: {prometheus: {url: 'http://a:b'}}", "telemetry.prometheus.url (line 1): 'http://a:b' is not a URL (P"),
     ("telemetry: {prometheus: {url: 'http://a:0'}}", "telemetry.prometheus.url (line 1): 'http://a:0' has port 0"),

@@ -167,6 +167,8 @@ def _check_key(scope: Scope, given: Given, rules: Rules) -> None:
     key = key_of(given, rules.keys)
     if key is None:
         detail = "send the key as Authorization: Bearer KEY or as X-API-Key"
+        if given.get(b"authorization") or given.get(b"x-api-key"):
+            detail = f"this key is not known; {detail}"
         raise Turned("unauthorized", detail, [(b"www-authenticate", b'Bearer realm="dispatcher"')])
     scope[KEY_NAME] = key.name
     needed = needed_role(scope["method"], scope["path"])

@@ -20,6 +20,7 @@ from dispatcher.wire.openapi import openapi
 from dispatcher.wire.select import (
     asked_from_query,
     decisions_from_query,
+    nothing_from_body,
     outcome_from_body,
     performance_from_query,
 )
@@ -77,6 +78,7 @@ class Routes:
             self._doors.end_lease(lease_id)
             return Response(status_code=204)
         if request.method == "PUT":
+            nothing_from_body(await body_of(request.receive))
             return _json(views.lease_document(await self._doors.renew_lease(lease_id)))
         status = self._doors.lease(lease_id)
         if status is None:

@@ -12,7 +12,7 @@ from dispatcher.config.keys import Disagreement, variable_trouble
 from dispatcher.config.schema import Setting, every_setting, shown, value_at
 from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.request import Feature
-from dispatcher.vocabulary.settings import DEFAULT_CHAIN, ModelSettings, Settings
+from dispatcher.vocabulary.settings import DEFAULT_CHAIN, MIB, ModelSettings, Settings
 from dispatcher.vocabulary.signal import SIGNALS
 
 CAPABILITIES = tuple(DEFAULT_CHAIN[0].capabilities)
@@ -79,6 +79,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "rehearsal.time_scale": (0.0001, 1000),
 }
 
+MEMORY = frozenset(
+    (
+        *("lifecycle.capacity", "lifecycle.reserve", "models.file", "models.footprint", "policy.memory_hard"),
+        *("history.retention", "rehearsal.host_memory", "rehearsal.host_other"),
+    )
+)
+
 # (smaller, larger, may they be equal, why): thresholds and timers that make no sense the other way round.
 ORDERED = (
     ("telemetry.prometheus.timeout", "telemetry.interval", True, "a poll ends before the next begins"),
@@ -107,6 +114,8 @@ def out_of_range(setting: Setting, value: object) -> str | None:
     """The words, or None when the value is in its range."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
+    if setting.path in MEMORY and 0 < value < MIB:  # nobody means that: a unit was forgotten
+        return f"{value:g} bytes? write {value:g}{'GiB' if value < 100 else 'MiB'}"
     low, high = RANGES.get(setting.path, (0, 1) if setting.kind == "ratio" else (0, MOST))
     if low <= value <= high:
         return None
@@ -176,22 +185,28 @@ def _urls(settings: Settings) -> Iterator[Disagreement]:
         ("lifecycle.docker_url", docker),
     ):
         url = value_at(settings, path)
-        words = None if url is None else _bad_url(url, schemes)
+        words = None if url is None else _bad_url(url, schemes, EXAMPLES[path])
         if words:
             yield (path,), words
 
 
-def _bad_url(url: str, schemes: tuple[str, ...]) -> str | None:
+EXAMPLES = {
+    "telemetry.prometheus.url": "http://127.0.0.1:9090",
+    "lifecycle.ollama_url": "http://127.0.0.1:11434",
+    "lifecycle.docker_url": "unix:///var/run/docker.sock",
+}
+
+
+def _bad_url(url: str, schemes: tuple[str, ...], example: str) -> str | None:
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        return f"{url!r} is not a URL ({error}); write it like http://127.0.0.1:9090"
+        return f"{url!r} is not a URL ({error}); write it like {example}"
     if parts.scheme not in schemes:
-        near = f"{schemes[0]}://{url}" if "://" not in url and schemes[0] == "http" else f"{', '.join(schemes)}"
-        return f"{url!r} has no scheme this can use; write {near}"
+        return f"{url!r} has no scheme this can use ({', '.join(schemes)}); write it like {example}"
     if parts.scheme not in ("unix", "npipe") and not parts.hostname:
-        return f"{url!r} names no host; write it like {parts.scheme}://127.0.0.1:9090"
+        return f"{url!r} names no host; write it like {example}"
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         return "a URL is logged, so it must not carry credentials; take them out (telemetry.prometheus has headers_env)"
     return f"{url!r} has port 0; write the port it listens on" if port == 0 else None

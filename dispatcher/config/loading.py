@@ -301,13 +301,15 @@ class _Builder:
 
     def _complete(self, name: str, table: Table, at: str) -> None:
         """A model that is not shipped needs what nobody here can know; a guess would be a wrong footprint."""
-        memory = () if "footprint" in table.entries else ("kv_bytes_per_token",)
+        memory = () if {"footprint", "kv_bytes_per_token"} & table.entries.keys() else ("footprint",)
         missing = [key for key in ("file", "context", *memory) if key not in table.entries]
         if missing:
             near = difflib.get_close_matches(name, _CHAIN, n=1)
             hint = f"did you mean {near[0]}? Else give" if near else "give"
             words = (
-                f"{name} is not shipped ({', '.join(_CHAIN)}); {hint} {', '.join(missing)} (`ollama show` knows them)"
+                f"{name} is not shipped ({', '.join(_CHAIN)}); {hint} {', '.join(missing)} (`ollama list` has the "
+                f"size, `ollama show {name}` the context; footprint is what it occupies, as `ollama ps` says, or give "
+                f"kv_bytes_per_token instead), like: {{name: {name}, file: 4.1GiB, context: 32768, footprint: 5.5GiB}}"
             )
             self._refuse(at, table.where, words)
 

@@ -26,8 +26,9 @@ _BELOW = {  # comment lines that show how an empty one is filled
     ),
     "telemetry.prometheus.headers_env": ("#   Authorization: PROMETHEUS_AUTHORIZATION",),
     "models": (
-        "# A model that is not shipped also needs file, context and kv_bytes_per_token; a shipped one only its name:",
+        "# A shipped model needs only its name; any other also file, context and footprint (or kv_bytes_per_token):",
         "#   - name: phi3:mini",
+        "#   - {name: mistral:7b, file: 4.1GiB, context: 32768, footprint: 5.5GiB}",
     ),
 }
 

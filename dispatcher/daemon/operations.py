@@ -15,6 +15,8 @@ from dispatcher.lifecycle.controller import Controller
 from dispatcher.vocabulary.event import Completed, Event
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.words import Moment
 
 _log = logging.getLogger("dispatcher")
 
@@ -26,12 +28,14 @@ class Operations:
         desk: Desk,
         controller: Controller,
         store: Store,
+        settings: Callable[[], Settings],
         clock: Clock,
         emit: Callable[[Event], None],
     ) -> None:
         self._desk = desk
         self._controller = controller
         self._store = store
+        self._settings = settings
         self._clock = clock
         self._emit = emit
 
@@ -87,12 +91,29 @@ class Operations:
             return self._stop(model, views)
         if what == "start":
             return self._start(model, "asked")
-        await self._store.pin(model if what == "pin" else None)
-        self._controller.tenancy.pinned_model = model if what == "pin" else None
-        self._controller.tenancy.changed()
         if what == "pin":
+            chain = [each.name for each in self._settings().models]
+            if model not in chain:
+                raise NotNow(
+                    f"{model} is not in the chain ({', '.join(chain)}): auto never means it; add it to models:"
+                )
+            await self._pin(model)
             return self._pinned(model)
-        return {"model": model, "action": "unpin", "state": views[0].state.value if views else None, "because": ""}
+        because = await self._unpin(model)
+        return {"model": model, "action": "unpin", "state": self._state_of(model), "because": because}
+
+    async def _pin(self, model: str | None) -> None:
+        await self._store.pin(model)
+        self._controller.tenancy.pinned_model = model
+        self._controller.tenancy.changed()
+
+    async def _unpin(self, model: str) -> str:
+        """Only its own pin is taken away; why there was nothing to do, else nothing."""
+        pinned = self._controller.tenancy.pinned_model
+        if pinned == model:
+            await self._pin(None)
+            return ""
+        return f"{model} is not pinned" + (f"; {pinned} is" if pinned is not None else "")
 
     def _pinned(self, model: str) -> dict[str, Any]:
         """It is pinned from now on, also when there is no room for it yet: then it is tried again and again."""
@@ -113,9 +134,33 @@ class Operations:
             raise NotNow(f"{model} is {views[0].state.value}: there is nothing to stop")
         for view in up:
             self._controller.ask_stop(view.place)
-        leases = sum(view.leases for view in up)
-        because = f"waits for {leases} lease(s) to end" if leases else "stopping"
+        used = [view for view in up if view.busy and view.state is not PlaceState.STARTING]  # there: withdrawn
+        leased = [view for view in used if view.leases]
+        leases = sum(view.leases for view in leased)
+        because = "waits for what it still computes" if used else "stopping"
+        if leases:
+            until = max(self._leases_end_at(view) for view in leased)
+            because = (
+                f"waits for {leases} lease(s) to end, until {until} UTC at the longest unless one is renewed, and for "
+                "what it still computes"
+            )
         return {"model": model, "action": "stop", "state": self._state_of(model), "because": because}
+
+    def _leases_end_at(self, view: PlaceView) -> Moment:
+        """The end of its last lease; one whose time has not begun may take the longest allowed."""
+        longest = self._clock.now_seconds() + self._settings().lifecycle.lease_max_seconds
+        return Moment(longest if view.leased_until_seconds is None else view.leased_until_seconds)
+
+    def _drain_ends(self, model: str) -> str:
+        """When the drain that stands in the way is over, in words; nothing when none does."""
+        views = [view for view in self._controller.view().places if view.place.model == model]
+        draining = [view for view in views if view.state is PlaceState.DRAINING]
+        if not draining:
+            return ""
+        if not all(view.leases for view in draining):
+            return ", until what it computes is done"
+        until = min(self._leases_end_at(view) for view in draining)
+        return f", until {until} UTC at the latest (its last lease), or until what it then still computes is done"
 
     def _start(self, model: str, cause: str) -> dict[str, Any]:
         """As a request for it would: the same rules, the same evictions, but no lease."""
@@ -125,7 +170,7 @@ class Operations:
             own = next((one for one in decision.candidates if one.place.model == model), None)
             if own is None or own.rejection is None or own.rejection.rule != "quarantined":
                 because = own.because if own is not None else decision.sentence
-                raise NotNow(f"{model} cannot be started now: {because}")
+                raise NotNow(f"{model} cannot be started now: {because}{self._drain_ends(model)}")
             chosen = own  # by hand, and only by hand, a quarantine is overruled
         self._controller.hold(chosen.place, chosen.num_ctx, chosen.evicts, cause)
         view = self._controller.tenancy.view_of(chosen.place)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Candidate, Confidence, Prediction, Reason
@@ -13,6 +14,8 @@ from dispatcher.vocabulary.words import Seconds
 
 USED_SIGNALS = ("host_memory_available_bytes", "host_cpu_busy_ratio")
 STEAL = "host_cpu_steal_ratio"  # used where there is such a thing
+MAX_NAMED = 8  # models of the chain named in one sentence
+MAX_CHAIN_COMPARED = 64  # … and looked at for the one that was meant
 
 
 def confidence(sight: Sight, prediction: Prediction | None) -> Confidence:
@@ -43,7 +46,9 @@ def reasons(sight: Sight) -> tuple[Reason, ...]:
         for source, why in snapshot.failing.items()
     ]
     if fleet.failing:
-        told.append(Reason(code="engine_unreachable", detail=f"{fleet.provider} cannot be asked: {fleet.failing}"))
+        told.append(Reason(code="engine_unreachable", detail=_cannot_be_asked(sight)))
+    if fleet.pinned_model is not None and sight.pinned_model is None:
+        told.append(Reason(code="pin_ignored", detail=pin_ignored(fleet.pinned_model, sight.models)))
     memory = snapshot.reading("host_memory_available_bytes")
     if snapshot.freshness is not Freshness.FRESH:
         age = Seconds(max(0.0, sight.now_seconds - memory.at_seconds))
@@ -66,6 +71,23 @@ def reasons(sight: Sight) -> tuple[Reason, ...]:
             age = Seconds(max(0.0, sight.now_seconds - reading.at_seconds))
             told.append(Reason(code="prom_stale", detail=f"{name} is stale (seen {age} ago)"))
     return tuple(told)
+
+
+def pin_ignored(model: str, chain: Iterable[str]) -> str:
+    """The words for a pin on a model outside the chain: nothing could ever be chosen if it were obeyed."""
+    return f"{model} is pinned and not in the chain ({_listed(chain)}), so it is ignored; dispatcher unpin {model}"
+
+
+def _cannot_be_asked(sight: Sight) -> str:
+    fleet = sight.world.fleet
+    who = "the engine" if fleet.provider == "none" else fleet.provider
+    return f"{who} cannot be asked: {fleet.failing}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def best_effort(view: PlaceView, must_start: bool, start: bool) -> tuple[Reason, ...]:
@@ -95,7 +117,7 @@ def sentence(chosen: Candidate | None, candidates: Sequence[Candidate], sight: S
     request = sight.request
     what = f"{request.complexity} {request.task} request"
     if chosen is None or chosen.prediction is None:
-        return _no_model(candidates, what)
+        return _no_model(candidates, what, sight)
     model = chosen.place.model
     prediction = chosen.prediction
     how = {PlaceState.READY: "is ready", PlaceState.STARTING: "is starting"}.get(chosen.state, "will be started")
@@ -113,8 +135,32 @@ def sentence(chosen: Candidate | None, candidates: Sequence[Candidate], sight: S
     return text + "."
 
 
-def _no_model(candidates: Sequence[Candidate], what: str) -> str:
-    if not candidates:
+def _no_model(candidates: Sequence[Candidate], what: str, sight: Sight) -> str:
+    """Models that are in the same trouble are named together, and an engine that cannot be asked is told once."""
+    named = sight.request.model
+    if named not in ("auto", ""):
+        if named not in sight.models:
+            return _not_in_the_chain(named, tuple(sight.models))
+        candidates = [one for one in candidates if one.place.model == named]
+        if not candidates and not sight.world.fleet.failing:
+            return f"No model for this {what}: {named} is in the chain, but no place that runs it is known here."
+    elif sight.pinned_model is not None:
+        pinned = [one for one in candidates if one.place.model == sight.pinned_model]
+        if not pinned and candidates:
+            return f"No model for this {what}: {candidates[0].because}, and no place that runs it is known here."
+        candidates = pinned or candidates
+    troubles: dict[str, dict[str, None]] = {}
+    for one in candidates[:MAX_NAMED]:
+        troubles.setdefault(one.because.rstrip("."), {})[one.place.model] = None
+    told = [f"{', '.join(models)}: {because}" for because, models in list(troubles.items())[:3]]
+    if sight.world.fleet.failing:
+        told.append(_cannot_be_asked(sight).rstrip("."))
+    if not told:
         return f"No model for this {what}: no place of the chain is known here."
-    told = "; ".join(f"{one.place.model}: {one.because}" for one in candidates[:3])
-    return f"No model for this {what} now: {told}."
+    return f"No model for this {what} now: {'; '.join(told)}."
+
+
+def _not_in_the_chain(name: str, chain: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, chain[:MAX_CHAIN_COMPARED], n=1)
+    meant = f"did you mean {near[0]}? Else " if near else ""
+    return f"no model {name!r} in the chain ({_listed(chain)}); {meant}add it under models: in the configuration."

@@ -88,9 +88,10 @@ def not_allowed(option: Option, sight: Sight) -> Rejection | None:
     request, place = sight.request, option.view.place
     if request.model not in ("auto", "") and place.model != request.model:
         return Rejection(place=place, rule="not_allowed", template="{} was asked for by name", facts=(request.model,))
-    pinned = sight.world.fleet.pinned_model
+    pinned = sight.pinned_model
     if request.model in ("auto", "") and pinned is not None and place.model != pinned:
-        return Rejection(place=place, rule="not_allowed", template="{} is pinned", facts=(pinned,))
+        told = "{} is pinned; dispatcher unpin {} lets auto choose again"
+        return Rejection(place=place, rule="not_allowed", template=told, facts=(pinned, pinned))
     return None
 
 
@@ -127,8 +128,7 @@ def unavailable(option: Option, sight: Sight) -> Rejection | None:
         return Rejection(
             place=view.place,
             rule="unavailable",
-            template="would have to be started, and the engine cannot be asked: {}",
-            facts=(sight.world.fleet.failing,),
+            template="would have to be started, and the engine cannot be asked",  # why: once, in `reasons`
         )
     if option.must_start and view.state is PlaceState.READY and (view.busy or view.leases):
         return Rejection(

@@ -42,6 +42,12 @@ class Sight:
     slowdown_ratio: float  # 1 − steal − busy share of others, at least 0.1
     memo: dict[object, object] = field(default_factory=dict)  # what is the same for many candidates, worked out once
 
+    @property
+    def pinned_model(self) -> str | None:
+        """The one that `auto` means; None also for a pin on a model that is not in the chain: it is not obeyed."""
+        pinned = self.world.fleet.pinned_model
+        return pinned if pinned in self.models else None
+
     def victims(self, short_bytes: float, grantee: PlaceView) -> tuple[PlaceView, ...] | None:
         """The first of the evictable, in their order, that free at least `short_bytes`, without those that would
         not have been needed; None when all together do not. A grantee that reloads is not its own victim here:

@@ -1,7 +1,8 @@
 """The OpenAPI 3.1 document: a literal table of routes over the shapes of this room.
 
-tests/wire/test_openapi.py keeps it true: it holds the table to the app's routes, calls every one of them, and validates
-status, content type and body against what is written here.
+Every status an operation can answer is in it, and no `default`: what is not documented is a fault. Two tests keep it
+true: tests/wire/test_openapi.py holds the table to the app's routes and calls every one of them, and
+tests/e2e/test_schemathesis.py sends the real daemon what the document allows, and what it does not.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from dispatcher.vocabulary.settings import Role
-from dispatcher.wire.problem import MEDIA_TYPE, Problem
+from dispatcher.wire.problem import MEDIA_TYPE, PROBLEMS, Problem
 from dispatcher.wire.select import DecisionsQuery, OutcomeBody, PerformanceQuery, SelectBody
 from dispatcher.wire.shapes import Answer, DecisionKept, NoModel
 from dispatcher.wire.view_shapes import (
+    ActionTold,
     Decisions,
     LeaseTold,
     Liveness,
@@ -38,25 +40,40 @@ _REF = "#/components/schemas/{name}"
 _Answers = dict[int, tuple[str | None, tuple[type, ...]]]  # no type: no body, or one that is no JSON of ours
 
 
+_EVERYWHERE = (400, 408, 413, 421, 431, 500, 503)  # from the connection and the front door, whatever is asked
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path. answers: status → (content type, one of these shapes). query: a Struct whose
-    fields are the parameters. Every operation may besides answer with a problem."""
+    """One method of one path. answers: status → (content type, one of these shapes). problems: the statuses of its own
+    that are problems; those of every operation are in `statuses_of_problems`. query: a Struct whose fields are the
+    parameters."""
 
     method: str
     path: str
     summary: str
     answers: _Answers
+    problems: tuple[int, ...] = ()
     query: type[Struct] | None = None
     body: type[Struct] | None = None
+    body_required: bool = False
     open: bool = False  # without a key
+    acts: bool = False  # although it is a GET: not for another site's page
     role: Role = "infer"  # that a key needs, where keys are configured
 
 
+def statuses_of_problems(operation: Operation) -> tuple[int, ...]:
+    """Every status that can come as a problem. With a part in the path a 404 always can: its value may be no name."""
+    own = {*_EVERYWHERE, *operation.problems}
+    own |= set() if operation.open else {401}
+    own |= {403} if operation.acts or operation.method != "GET" else set()
+    own |= {404} if "{" in operation.path else set()
+    return tuple(sorted(own))
+
+
 _SELECT: _Answers = {200: (JSON, (Answer, NoModel)), 503: (MEDIA_TYPE, (NoModel, Problem))}
-_ACTION: _Answers = {202: (JSON, (dict,)), 404: (MEDIA_TYPE, (Problem,))}
-_LEASE: _Answers = {200: (JSON, (LeaseTold,)), 404: (MEDIA_TYPE, (Problem,))}
-_OUTCOME: _Answers = {204: (None, ()), 404: (MEDIA_TYPE, (Problem,)), 507: (MEDIA_TYPE, (Problem,))}
+_ACTION: _Answers = {202: (JSON, (ActionTold,))}
+_LEASE: _Answers = {200: (JSON, (LeaseTold,))}
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -65,6 +82,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Which model should do this, right now, here? With a lease on it.",
         answers=_SELECT,
         query=SelectBody,
+        acts=True,
     ),
     Operation(
         method="POST",
@@ -77,40 +95,64 @@ OPERATIONS: tuple[Operation, ...] = (
         method="POST",
         path="/outcomes",
         summary="What became of a decision; durable before it is answered. Ends its lease.",
-        answers=_OUTCOME,
+        answers={204: (None, ())},
+        problems=(404, 507),
         body=OutcomeBody,
+        body_required=True,
     ),
     Operation(method="GET", path="/leases/{id}", summary="A lease, and how far its place has come.", answers=_LEASE),
-    Operation(method="PUT", path="/leases/{id}", summary="Renew: its time begins anew.", answers=_LEASE),
+    Operation(
+        method="PUT", path="/leases/{id}", summary="Renew: its time begins anew.", answers=_LEASE, problems=(409,)
+    ),
     Operation(method="DELETE", path="/leases/{id}", summary="Give it back.", answers={204: (None, ())}),
     Operation(
         method="GET",
         path="/decisions",
         summary="Past decisions, newest first.",
         answers={200: (JSON, (Decisions,))},
+        problems=(507,),
         query=DecisionsQuery,
     ),
     Operation(
         method="GET",
         path="/decisions/{id}",
         summary="One past decision: every candidate, every rule, every number.",
-        answers={200: (JSON, (DecisionKept,)), 404: (MEDIA_TYPE, (Problem,))},
+        answers={200: (JSON, (DecisionKept,))},
+        problems=(507,),
     ),
     Operation(method="GET", path="/snapshot", summary="The snapshot in use.", answers={200: (JSON, (SnapshotTold,))}),
     Operation(method="GET", path="/models", summary="The chain and its places.", answers={200: (JSON, (ModelsTold,))}),
-    Operation(method="POST", path="/models/{model}/start", summary="Start a model.", answers=_ACTION, role="admin"),
+    Operation(
+        method="POST",
+        path="/models/{model}/start",
+        summary="Start a model.",
+        answers=_ACTION,
+        problems=(409,),
+        role="admin",
+    ),
     Operation(
         method="POST",
         path="/models/{model}/stop",
         summary="Drain a model, then stop it.",
         answers=_ACTION,
+        problems=(409,),
         role="admin",
     ),
     Operation(
-        method="POST", path="/models/{model}/pin", summary="Make it what `auto` means.", answers=_ACTION, role="admin"
+        method="POST",
+        path="/models/{model}/pin",
+        summary="Make it what `auto` means.",
+        answers=_ACTION,
+        problems=(507,),
+        role="admin",
     ),
     Operation(
-        method="DELETE", path="/models/{model}/pin", summary="Let `auto` choose again.", answers=_ACTION, role="admin"
+        method="DELETE",
+        path="/models/{model}/pin",
+        summary="Let `auto` choose again.",
+        answers=_ACTION,
+        problems=(507,),
+        role="admin",
     ),
     Operation(
         method="GET",
@@ -137,7 +179,8 @@ OPERATIONS: tuple[Operation, ...] = (
         method="GET",
         path="/events",
         summary="What happens, as Server-Sent Events; Last-Event-ID resumes, `dropped` tells what was missed.",
-        answers={200: (EVENTS, ()), 503: (MEDIA_TYPE, (Problem,))},
+        answers={200: (EVENTS, ())},
+        acts=True,
     ),
     Operation(
         method="GET",
@@ -172,11 +215,14 @@ def openapi() -> dict[str, Any]:
             "title": "AI Model Dispatcher",
             "version": "1",
             "description": "Picks a local model per request from what the machine can bear, and says why. "
-            "Base units: seconds, bytes, ratios. null: unknown.",
+            "Base units: seconds, bytes, ratios. null: unknown. A path that is not here is answered with 404, a method "
+            "that is not here with 405 and Allow; both are problems.",
         },
         "paths": paths,
         "components": {
             "schemas": components,
+            "responses": {_name(status): _problem(status) for status in sorted({one for one, _ in PROBLEMS.values()})},
+            "headers": _HEADERS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -193,9 +239,15 @@ def _operation(operation: Operation) -> dict[str, Any]:
     elif operation.role == "admin":
         told["description"] = "Where keys are configured, an admin's is needed: another gets 403."
     if operation.body is not None:
-        told["requestBody"] = {"content": {JSON: {"schema": _schema(operation.body)}}}
-    told["responses"] = {str(status): _response(status, *answer) for status, answer in operation.answers.items()}
-    told["responses"]["default"] = _response(0, MEDIA_TYPE, (Problem,))
+        content = {JSON: {"schema": _schema(operation.body)}}
+        told["requestBody"] = {"required": operation.body_required, "content": content}
+    responses = {status: _answer(status, *answer) for status, answer in operation.answers.items()}
+    for status in statuses_of_problems(operation):
+        if status not in responses:
+            responses[status] = {"$ref": f"#/components/responses/{_name(status)}"}
+        else:
+            responses[status]["content"].setdefault(MEDIA_TYPE, {"schema": _schema(Problem)})
+    told["responses"] = {str(status): responses[status] for status in sorted(responses)}
     return told
 
 
@@ -206,20 +258,64 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     ]
     if operation.query is not None:
         for name, hint in get_type_hints(operation.query, include_extras=True).items():
-            text = name == "messages"  # structured: as JSON text
-            schema = {"type": "string"} if text else _schema(hint)
-            told.append({"name": name, "in": "query", "required": False, "schema": schema})
+            told.append({"name": name, "in": "query", "required": False, **_in_query(name, hint)})
     if operation.path == "/readyz":
         told.append({"name": "verbose", "in": "query", "required": False, "schema": {"type": "string"}})
     return told
 
 
-def _response(status: int, media_type: str | None, shapes: tuple[type, ...]) -> dict[str, Any]:
-    words = {200: "OK", 202: "Accepted", 204: "Done", 404: "No such thing", 503: "Not now", 507: "Not recorded"}
-    told: dict[str, Any] = {
-        "description": words.get(status, "A problem"),
-        "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+def _in_query(name: str, hint: Any) -> dict[str, Any]:
+    """A parameter's value is text: where any text is allowed, `null` is one, and an empty one is refused."""
+    if name == "since":
+        return {"schema": {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}}
+    whole = _schema(hint)
+    (schema,) = (option for option in whole["anyOf"] if option != {"type": "null"})
+    if name == "messages":  # structured: as JSON text
+        return {"content": {JSON: {"schema": schema}}}
+    if schema.get("type") == "string":
+        return {"schema": {**schema, "minLength": 1}}
+    if schema.get("type") == "boolean":
+        return {"schema": {"anyOf": [*whole["anyOf"], {"const": "", "description": "said bare: true"}]}}
+    return {"schema": schema if schema.get("type") == "array" else whole}
+
+
+_SECONDS = {"type": "integer", "minimum": 1, "maximum": 120}
+_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {"required": True, "schema": {"type": "string"}},
+    "Cache-Control": {"required": True, "schema": {"const": "no-store"}},
+    "X-Content-Type-Options": {"required": True, "schema": {"const": "nosniff"}},
+    "WWW-Authenticate": {"description": "where keys are configured", "schema": {"type": "string"}},
+    "Allow": {"required": True, "schema": {"type": "string"}},
+    "Retry-After": {"description": "where asking again may help", "schema": _SECONDS},
+    "X-Should-Retry": {"description": "false: by itself nothing changes", "schema": {"enum": ["true", "false"]}},
+}
+_ALWAYS = ("X-Request-Id", "Cache-Control", "X-Content-Type-Options")
+_BESIDES = {401: ("WWW-Authenticate",), 405: ("Allow",), 409: ("Retry-After",), 503: ("Retry-After", "X-Should-Retry")}
+_NAMES = {403: "Forbidden", 503: "Unavailable"}  # of problems, where several words share a status
+
+
+def _name(status: int) -> str:
+    """Of the response in components: the word of its problem, as a name."""
+    word = next(word for word, (usual, _) in PROBLEMS.items() if usual == status)
+    return _NAMES.get(status) or word.title().replace("_", "")
+
+
+def _headers(status: int) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*_ALWAYS, *_BESIDES.get(status, ()))}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    words = {word: title for word, (usual, title) in PROBLEMS.items() if usual == status}
+    return {
+        "description": "; ".join(f"{word}: {title}" for word, title in words.items()),
+        "headers": _headers(status),
+        "content": {MEDIA_TYPE: {"schema": _schema(Problem)}},
     }
+
+
+def _answer(status: int, media_type: str | None, shapes: tuple[type, ...]) -> dict[str, Any]:
+    words = {200: "OK", 202: "Accepted", 204: "Done", 503: "Not now"}
+    told: dict[str, Any] = {"description": words[status], "headers": _headers(status)}
     if media_type is not None:
         each = [_schema(shape) for shape in shapes] or [{"type": "string"}]
         told["content"] = {media_type: {"schema": each[0] if len(each) == 1 else {"anyOf": each}}}

@@ -32,7 +32,7 @@ MAX_DURATION_SECONDS = 604_800  # a week
 MAX_MESSAGES = 10_000  # and pieces of one message: more are seconds of work and no conversation
 DEFAULT_DECISIONS = 50
 
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # it stands in tables and labels
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*(?!\n)$"  # it stands in tables and labels; Python's $ alone lets a last \n pass
 _Name = Annotated[str, Meta(max_length=200, pattern=_PRINTABLE)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 _Counted = Annotated[int, Meta(ge=0, le=10_000_000)]
@@ -141,7 +141,7 @@ _ALLOWED = {  # in words, where the type alone would not say it
     "soft": "true or false",
     "decision_id": "the decision_id of an answer of /select",
     "status": "one of ok, error, timeout, cancelled",
-    "duration_seconds": "a number above 0, at most 604800; 0 if it was not timed",
+    "duration_seconds": "a number from 0 (not timed) to 604800",
     "output_tokens": "a whole number from 0 to 10000000",
     "prompt_tokens": "a whole number from 0 to 10000000",
     "quality": "a number from 0 to 10",
@@ -189,6 +189,16 @@ def outcome_from_body(body: bytes) -> OutcomeReport:
         prompt_tokens=told.prompt_tokens,
         quality=told.quality,
     )
+
+
+def nothing_from_body(body: bytes) -> None:
+    """Of a renewal. Raises AskInvalid for a body that says anything: it would be ignored in silence."""
+    try:
+        told = msgspec.json.decode(body, type=dict[str, msgspec.Raw]) if body.strip() else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise AskInvalid("a renewal takes no body; send none, or {}") from None
+    for name in told:
+        raise AskInvalid(f"{_short(name)}: no such field; a renewal takes no body: it begins the lease's time anew")
 
 
 def decisions_from_query(pairs: Iterable[tuple[str, str]]) -> tuple[int, str | None, float | None]:
@@ -254,6 +264,7 @@ def _text(told: SelectBody) -> str:
 
 
 S = TypeVar("S", bound=Struct)
+_ESCAPE = "a line break or quote inside a string must be escaped: in n8n use JSON.stringify"
 
 
 def _decoded(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
@@ -264,7 +275,7 @@ def _decoded(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
     except msgspec.ValidationError as problem:
         raise AskInvalid(_told(str(problem), lambda: _values(body, decoder.type), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise AskInvalid(f"the body is not JSON: {problem}") from None
+        raise AskInvalid(f"the body is not JSON: {problem}; {_ESCAPE}") from None
 
 
 def _converted(shape: type[S], given: dict[str, Any]) -> S:
@@ -345,8 +356,22 @@ def _told(problem: str, values_told: Callable[[], dict[str, str] | None], shape:
     values = values_told()
     if name is None or values is None:
         return "the body is not a JSON object; send {} for all defaults"
-    shown = "what was sent" if name in _SECRET else _short(values.get(name, ""))
+    if name in _SECRET:
+        return f"{name}: {_unlike(values.get(name, ''), name)}"
+    shown = _short(values.get(name, ""))
     return f"{name}: {shown} is not allowed; {_ALLOWED[name]}"
+
+
+def _unlike(written: str, name: str) -> str:
+    """What is wrong with a value that is not repeated: its kind, where that is it."""
+    kind = _KINDS.get(written.lstrip()[:1], "a number")
+    wanted = "text" if name == "prompt" else "a list"
+    if kind != wanted:
+        return f"must be {_ALLOWED[name]}, not {kind}"
+    return f"what was sent is not allowed; {_ALLOWED[name]}"
+
+
+_KINDS = {'"': "text", "[": "a list", "{": "an object", "t": "true", "f": "false"}
 
 
 def _short(text: str) -> str:

@@ -131,6 +131,18 @@ class LeaseTold(Struct, kw_only=True, frozen=True):
     ended: str | None
 
 
+class ActionTold(Struct, kw_only=True, frozen=True):
+    """What an act by hand began. state: of the model's (first) place; null: no place of it is known. place, evicts:
+    only where something is started."""
+
+    model: str
+    action: Literal["start", "stop", "pin", "unpin"]
+    state: str | None
+    because: str
+    place: str | None = None
+    evicts: list[str] = []
+
+
 class Ranked(Struct, kw_only=True, frozen=True):
     """rank null: rejected, and rule says which rule did it."""
 

@@ -68,7 +68,7 @@ async def _decision(decision_id: str) -> bytes | None:
 async def _act(model: str, what: str) -> dict[str, Any]:
     if model not in some_profiles().facts:
         raise NotFound(f"{model} is not in the chain")
-    return {"model": model, "action": what}
+    return {"model": model, "action": what, "state": "ready", "because": ""}
 
 
 def some_doors(**changes: Any) -> Doors:

@@ -60,6 +60,15 @@ async def test_too_little_is_said_without_naming_the_key():
     assert "this key's role is infer, and this needs admin; use an admin's key" == answer.json()["detail"]
 
 
+async def test_a_key_that_is_not_known_is_told_apart_from_none():
+    async with serving(with_keys(*KEYS)) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        sent = ({}, {"X-API-Key": "another"}, {"Authorization": "Bearer another"})
+        details = [(await client.get("/models", headers=headers)).json()["detail"] for headers in sent]
+
+    how = "send the key as Authorization: Bearer KEY or as X-API-Key"
+    assert [how, f"this key is not known; {how}", f"this key is not known; {how}"] == details
+
+
 async def test_keys_that_only_have_names_let_nobody_in():
     async with serving(with_keys(KEYS[2])) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         answers = [await client.get("/models", headers=headers) for headers in ({}, {"X-API-Key": ""})]

@@ -315,3 +315,9 @@ async def test_a_websocket_is_refused():
             )
             raw.setblocking(False)
             assert b"101" not in (await asyncio.get_running_loop().sock_recv(raw, 100)).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", 200), (b"{}", 200), (b'{"lease_seconds": 600}', 400)])
+async def test_a_renewal_takes_no_body_and_does_not_ignore_one(body, status):
+    async with serving(some_doors()) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        assert status == (await client.put("/leases/l-1", content=body)).status_code

@@ -112,6 +112,9 @@ def test_the_rooms_drawn_in_the_architecture_are_the_rooms_there_are():
 def test_the_configurations_shown_in_the_readme_load():
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
 
-    loaded = [config.parse(block, dict.fromkeys(re.findall("key_env: ([A-Z_]+)", block), "a-long-random-text")) for block in blocks]
+    loaded = [
+        config.parse(block, dict.fromkeys(re.findall("key_env: ([A-Z_]+)", block), "a-long-random-text"))
+        for block in blocks
+    ]
 
     assert blocks and Settings() not in loaded

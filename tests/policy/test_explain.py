@@ -168,6 +168,68 @@ def test_one_sentence_for_a_person_with_the_numbers_in_it(world, asked, sentence
     assert sentence == decided(world, **asked).sentence
 
 
+CHAIN = "phi3:mini, llama3.2:3b, qwen2.5:7b"
+NO_MODEL = {
+    "in the same trouble, told together": (
+        a_fleet(a_place_view(LLAMA, breaker="open"), a_place_view(QWEN, breaker="open")),
+        {},
+        "No model for this moderate general request now: llama3.2:3b, qwen2.5:7b: its breaker is open: it failed too "
+        "often.",
+    ),
+    "an engine that cannot be asked is told once": (
+        a_fleet(a_place_view(LLAMA), a_place_view(QWEN), failing="no answer within 5 s."),
+        {},
+        "No model for this moderate general request now: llama3.2:3b, qwen2.5:7b: would have to be started, and the "
+        "engine cannot be asked; docker cannot be asked: no answer within 5 s.",
+    ),
+    "no place is known, for the engine cannot be asked": (
+        a_fleet(places=(), provider="none", failing="no socket there."),
+        {},
+        "No model for this moderate general request now: the engine cannot be asked: no socket there.",
+    ),
+    "nearly a name of the chain": (
+        a_fleet(a_place_view(LLAMA)),
+        {"model": "qwen2.5:14b"},
+        f"no model 'qwen2.5:14b' in the chain ({CHAIN}); did you mean qwen2.5:7b? Else add it under models: in the "
+        "configuration.",
+    ),
+    "no name of the chain": (
+        a_fleet(a_place_view(LLAMA)),
+        {"model": "gpt-4"},
+        f"no model 'gpt-4' in the chain ({CHAIN}); add it under models: in the configuration.",
+    ),
+    "a name without a place": (
+        a_fleet(a_place_view(LLAMA)),
+        {"model": "qwen2.5:7b"},
+        "No model for this moderate general request: qwen2.5:7b is in the chain, but no place that runs it is known "
+        "here.",
+    ),
+    "a pin without a place": (
+        a_fleet(a_place_view(LLAMA), pinned_model="qwen2.5:7b"),
+        {},
+        "No model for this moderate general request: qwen2.5:7b is pinned; dispatcher unpin qwen2.5:7b lets auto "
+        "choose again, and no place that runs it is known here.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fleet", "asked", "sentence"), NO_MODEL.values(), ids=NO_MODEL.keys())
+def test_no_model_is_told_in_one_sentence_each_trouble_once(fleet, asked, sentence):
+    decision = decided(a_world(fleet=fleet), **asked)
+
+    assert (None, sentence) == (decision.chosen, decision.sentence)
+
+
+def test_a_pin_on_a_model_outside_the_chain_blocks_nothing_and_is_said():
+    decision = decided(a_world(fleet=a_fleet(a_ready_view(LLAMA), pinned_model="gemma2:2b")))
+
+    told = f"gemma2:2b is pinned and not in the chain ({CHAIN}), so it is ignored; dispatcher unpin gemma2:2b"
+    assert (LLAMA, [("pin_ignored", told)]) == (
+        decision.chosen.place,
+        [(one.code, one.detail) for one in decision.reasons],
+    )
+
+
 def test_what_was_not_allowed_is_no_news_in_the_sentence():
     world = a_world(fleet=a_fleet(a_ready_view(LLAMA), a_place_view(QWEN)))
 

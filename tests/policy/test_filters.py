@@ -25,6 +25,7 @@ from tests.builders import (
 from tests.policy.asking import candidate, decided, refused
 
 AT_22_20 = NOW + 400.0  # NOW is 22:13:20 UTC
+PINNED = "qwen2.5:7b is pinned; dispatcher unpin qwen2.5:7b lets auto choose again"
 
 
 # ── one world, one rule ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -37,7 +38,8 @@ AT_22_20 = NOW + 400.0  # NOW is 22:13:20 UTC
         pytest.param({"model": ""}, {}, None, id="no name is auto"),
         pytest.param({"model": "llama3.2:3b"}, {}, None, id="named"),
         pytest.param({"model": "phi3:mini"}, {}, "phi3:mini was asked for by name", id="another was named"),
-        pytest.param({}, {"pinned_model": "qwen2.5:7b"}, "qwen2.5:7b is pinned", id="another is pinned"),
+        pytest.param({}, {"pinned_model": "qwen2.5:7b"}, PINNED, id="another is pinned"),
+        pytest.param({}, {"pinned_model": "gemma2:2b"}, None, id="the pinned one is not in the chain"),
         pytest.param({}, {"pinned_model": "llama3.2:3b"}, None, id="it is pinned itself"),
         pytest.param(
             {"model": "llama3.2:3b"}, {"pinned_model": "qwen2.5:7b"}, None, id="a name is stronger than a pin"
@@ -158,10 +160,8 @@ def test_an_engine_that_cannot_be_asked_refuses_starts_and_leaves_what_runs_alon
     decision = decided(a_world(fleet=fleet))
 
     assert LLAMA == decision.chosen.place
-    assert (
-        "unavailable",
-        "would have to be started, and the engine cannot be asked: Docker gave no answer within 5 s",
-    ) == refused(decision, QWEN)
+    assert ("unavailable", "would have to be started, and the engine cannot be asked") == refused(decision, QWEN)
+    assert ["docker cannot be asked: Docker gave no answer within 5 s"] == [one.detail for one in decision.reasons]
 
 
 def test_a_quarantined_place_says_until_when_and_why():

@@ -8,11 +8,11 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from dispatcher.api.access import needed_role
+from dispatcher.api.access import is_acting, needed_role
 from dispatcher.api.doors import Check, Readiness
 from dispatcher.api.routes import Routes
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.wire.openapi import OPERATIONS, openapi
+from dispatcher.wire.openapi import OPERATIONS, openapi, statuses_of_problems
 from dispatcher.wire.select import SelectBody
 from tests.api.made_doors import serving, some_doors
 from tests.decisions import a_rejected, a_selected, no_decision
@@ -67,13 +67,15 @@ def wrong_with(answer: httpx.Response, method: str, path: str) -> list[str]:
     document = openapi()
     responses = document["paths"][path][method.lower()]["responses"]
     status = str(answer.status_code)
-    if status not in responses and answer.status_code < 400:
+    if status not in responses:
         return [f"{status} is not documented"]
-    response = responses.get(status, responses["default"])
+    response = responses[status]
+    if "$ref" in response:
+        response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
     content_type = answer.headers.get("content-type", "").partition(";")[0]
     if "content" not in response:
         return [f"204 with {content_type or 'a body'}"] if content_type or answer.content else []
-    if [content_type] != list(response["content"]):
+    if content_type not in response["content"]:
         return [f"{content_type} instead of {list(response['content'])}"]
     schema = response["content"][content_type]["schema"]
     if not content_type.endswith("json"):
@@ -116,6 +118,12 @@ def test_the_roles_of_the_document_are_those_of_the_front_door():
     of_document = {(each.method, each.path): each.role for each in OPERATIONS}
 
     assert of_document == {(method, path): needed_role(method, path) for method, path in of_document}
+
+
+def test_the_document_knows_403_where_the_front_door_does():
+    of_document = {(each.method, each.path): 403 in statuses_of_problems(each) for each in OPERATIONS}
+
+    assert of_document == {(method, path): is_acting(method, path) for method, path in of_document}
 
 
 def test_the_document_has_the_routes_of_the_app_and_no_other():

@@ -14,6 +14,7 @@ from dispatcher.wire.select import (
     asked_from_query,
     decisions_from_query,
     depth_exceeds,
+    nothing_from_body,
     outcome_from_body,
     performance_from_query,
 )
@@ -159,6 +160,7 @@ def test_requires_may_repeat_in_a_query():
         pytest.param({"requires": ["wings"]}, 'requires: ["wings"] is not allowed; a list of tools, json, vision'),
         pytest.param({"soft": "true"}, 'soft: "true" is not allowed; true or false'),
         pytest.param({"agent": "a\nb"}, "none of them control characters", id="control characters"),
+        pytest.param({"agent": "a\n"}, "none of them control characters", id="one at the very end"),
         pytest.param({"agent": "x" * 300}, "agent: ", id="long agent"),
         pytest.param({"taks": "coding"}, "taks: no such field; did you mean 'task'?", id="unknown, nearly right"),
         pytest.param({"zzz": 1}, "zzz: no such field; known: prompt, messages, task", id="unknown"),
@@ -209,6 +211,48 @@ def test_a_refusal_never_repeats_the_callers_words(body):
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"prompt": 5}, "prompt: must be text, not a number"),
+        ({"prompt": ["a"]}, "prompt: must be text, not a list"),
+        ({"prompt": {"a": 1}}, "prompt: must be text, not an object"),
+        ({"prompt": True}, "prompt: must be text, not true"),
+        ({"messages": "a"}, "messages: must be a list of at most 10000"),
+        ({"messages": [5]}, "messages: what was sent is not allowed; a list of at most 10000"),
+    ],
+)
+def test_a_secret_of_the_wrong_kind_is_told_by_its_kind(body, told):
+    with pytest.raises(AskInvalid) as refused:
+        asked_from_body(json.dumps(body).encode())
+
+    assert str(refused.value).startswith(told)
+
+
+def test_a_prompt_with_a_bare_line_break_is_told_how_to_escape_it():
+    with pytest.raises(AskInvalid, match=r"must be escaped: in n8n use JSON\.stringify"):
+        asked_from_body(b'{"prompt": "one\ntwo"}')
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"{}", b" {} "])
+def test_a_renewal_without_a_word_is_one(body):
+    nothing_from_body(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"lease_seconds": 600}', "lease_seconds: no such field; a renewal takes no body"),
+        (b"[1]", "a renewal takes no body"),
+        (b"soon", "a renewal takes no body"),
+        (b'"\xff"', "a renewal takes no body"),
+    ],
+)
+def test_a_renewal_that_says_something_is_refused(body, told):
+    with pytest.raises(AskInvalid, match=told):
+        nothing_from_body(body)
+
+
 @pytest.mark.parametrize("levels", [MAX_JSON_DEPTH + 1, 5000, 200_000])
 def test_a_body_that_nests_too_deep_is_refused_before_it_is_decoded(levels):
     body = b'{"messages": ' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
@@ -254,9 +298,9 @@ def test_an_outcome_is_read_whole():
     [
         ({"status": "shed"}, "one of ok, error, timeout, cancelled"),
         ({"quality": 11}, "a number from 0 to 10"),
-        ({"duration_seconds": -1}, "a number above 0, at most 604800"),
-        ({"duration_seconds": 604_801}, "a number above 0, at most 604800"),
-        ({"duration_seconds": 1e308}, "a number above 0, at most 604800"),
+        ({"duration_seconds": -1}, "a number from 0 \\(not timed\\) to 604800"),
+        ({"duration_seconds": 604_801}, "a number from 0 \\(not timed\\) to 604800"),
+        ({"duration_seconds": 1e308}, "a number from 0 \\(not timed\\) to 604800"),
         ({"output_tokens": -1}, "a whole number from 0 to 10000000"),
         ({"output_tokens": 10_000_001}, "a whole number from 0 to 10000000"),
         ({"prompt_tokens": 10**400}, "a whole number from 0 to 10000000|not JSON"),
