@@ -143,7 +143,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/models/{model}/pin",
         summary="Make it what `auto` means.",
         answers=_ACTION,
-        problems=(507,),
+        problems=(409, 507),
         role="admin",
     ),
     Operation(
