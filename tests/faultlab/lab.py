@@ -336,7 +336,8 @@ class Lab:
         for place in self.working:
             self.engine.work(place, 0.0)
         self.working.clear()
-        self.run(self.process.operations.act(PLACES[0].model, "unpin"))
+        if (pinned := self.process.tenancy.pinned_model) is not None:
+            self.run(self.process.operations.act(pinned, "unpin"))
         self.advance(CALM_SECONDS)
         self.check()
         wrong = self._astray()
