@@ -142,30 +142,30 @@ CATALOGUE: tuple[Metric, ...] = (
     counter(
         "ollama_prompt_tokens_total",
         MODEL,
-        since="Completed with engine durations",
-        help="Prompt tokens whose evaluation was timed, those from the prompt cache included. What a caller reports "
-        "without durations is not counted: these are divided by ollama_prompt_eval_duration_seconds_total.",
+        since="Completed",
+        help="Prompt tokens, those from the prompt cache included.",
     ),
     counter(
         "ollama_generated_tokens_total",
         MODEL,
-        since="Completed with engine durations",
-        help="Tokens generated whose decoding was timed. What a caller reports without durations is not counted: these "
-        "are divided by ollama_eval_duration_seconds_total, and that is the speed.",
+        since="Completed",
+        help="Tokens generated, as the engine counted or a caller reported them. Divided by "
+        "ollama_eval_duration_seconds_total it is the speed.",
     ),
     counter(
         "ollama_eval_duration_seconds_total",
         MODEL,
         unit="seconds",
-        since="Completed with engine durations",
-        help="Time spent decoding, of the answers whose tokens are in ollama_generated_tokens_total and no others.",
+        since="Completed",
+        help="Time the generated tokens took: the engine's decoding; of an answer that only a caller reported, the whole "
+        "request.",
     ),
     counter(
         "ollama_prompt_eval_duration_seconds_total",
         MODEL,
         unit="seconds",
         since="Completed with engine durations",
-        help="Time spent on the prompts in ollama_prompt_tokens_total and no others; cached tokens take none.",
+        help="Time spent on prompts, as the engine timed it; cached tokens and those a caller reports take none.",
     ),
     gauge(
         "ollama_generation_speed_tokens_per_second",

@@ -182,21 +182,23 @@ class Collector(Registrable):
                 self._observe("ollama_queue_wait_seconds", model, max(0.0, wait_seconds))
 
     def _tokens(self, event: Completed, model: tuple[str]) -> tuple[float, float]:
-        """Tokens and the seconds they took, both or neither (rule 4): they are there to be divided. The seconds of
-        decoding and of the prompt, as believed."""
+        """Every token is counted. Its seconds are the engine's; where a caller reports tokens and nobody timed the
+        decoding, the whole request's: a speed that is too low misleads less than tokens that took no time. The
+        seconds of decoding and of the prompt, as the engine told them and as far as believed."""
         timings = event.timings
         told = event.output_tokens if timings is None or timings.output_tokens is None else timings.output_tokens
-        took = timings.eval_seconds if timings is not None else None
-        eval_seconds = self._paired("eval", "generated", model, told, took, MAX_TOKENS_PER_SECOND)
+        took = timings.eval_seconds if timings is not None else event.duration_seconds
+        eval_seconds = self._counted("eval", "generated", model, told, took, MAX_TOKENS_PER_SECOND)
         told = event.prompt_tokens if timings is None or timings.prompt_tokens is None else timings.prompt_tokens
         took = timings.prompt_eval_seconds if timings is not None else None
-        return eval_seconds, self._paired("prompt_eval", "prompt", model, told, took, math.inf)  # cached: any rate
+        prompt_seconds = self._counted("prompt_eval", "prompt", model, told, took, math.inf)  # cached: any rate
+        return (eval_seconds, prompt_seconds) if timings is not None else (0.0, 0.0)
 
-    def _paired(
+    def _counted(
         self, phase: str, kind: str, model: tuple[str], told: int | None, took: float | None, most_per_second: float
     ) -> float:
         tokens, seconds = _believed(told or 0, took or 0.0, most_per_second)
-        if tokens and seconds:
+        if tokens:
             self._count(f"ollama_{kind}_tokens_total", model, tokens)
             self._count(f"ollama_{phase}_duration_seconds_total", model, seconds)
         return seconds

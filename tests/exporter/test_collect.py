@@ -62,17 +62,18 @@ def test_survivors_beyond_those_kept_are_no_refusals(world):
     assert not [key for key in refused if "rule=_other" in key]
 
 
-def test_tokens_and_their_seconds_count_together_or_not_at_all(world):
+def test_tokens_a_caller_reports_are_divided_by_the_seconds_of_its_whole_request(world):
     model = {"model": "llama3.2:3b"}
     world.tell(a_completed("d-1", timings=ANSWERED))
-    world.tell(a_completed("d-2", prompt_tokens=1000, output_tokens=1000))  # a caller's report: nobody timed it
-    world.tell(a_completed("d-3", timings=Timings(output_tokens=50, eval_seconds=None, prompt_tokens=9)))
+    world.tell(a_completed("d-2", prompt_tokens=1000, output_tokens=99, duration_seconds=9.0))
+    world.tell(a_completed("d-3", output_tokens=10, duration_seconds=0.0))  # not timed at all
 
     speed = [
         world.value(f"ollama_{what}", **model) for what in ("generated_tokens_total", "eval_duration_seconds_total")
     ]
-    assert [101.0, 5.0] == speed
-    assert 300.0 == world.value("ollama_prompt_tokens_total", **model)
+    assert [210.0, 14.0] == speed
+    assert 1300.0 == world.value("ollama_prompt_tokens_total", **model)
+    assert 1.5 == world.value("ollama_prompt_eval_duration_seconds_total", **model)
 
 
 @pytest.mark.parametrize(
