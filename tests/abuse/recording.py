@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -45,8 +46,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(NOTHING_FOUND)))
-        self.end_headers()
-        self.wfile.write(NOTHING_FOUND)
+        with contextlib.suppress(ConnectionError):  # its daemon may be gone by now
+            self.end_headers()
+            self.wfile.write(NOTHING_FOUND)
 
     do_POST = do_GET
 
