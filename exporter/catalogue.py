@@ -157,7 +157,7 @@ CATALOGUE: tuple[Metric, ...] = (
         MODEL,
         unit="seconds",
         since="Completed",
-        help="Time the generated tokens took: the engine's decoding; where only a caller reported them, the whole request.",
+        help="Time the generated tokens took: the engine's decoding; of a caller's report the whole request.",
     ),
     counter(
         "ollama_prompt_eval_duration_seconds_total",
