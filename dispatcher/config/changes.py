@@ -46,6 +46,9 @@ def reread(path: Path | None, environ: Mapping[str, str], before: Settings) -> R
     if waiting and problems:
         told = f"until the restart that {', '.join(waiting)} needs, the rest does not go with it; restart now"
         raise ConfigurationInvalid([f"{words} ({told})" for words in problems], path=str(path or ""))
+    if before.server.keys and not settings.server.keys:  # a file cut short while it is written would open every door
+        words = "server.keys: the last key cannot go while the daemon runs; restart it, if that is meant"
+        raise ConfigurationInvalid([words], path=str(path or ""))
     return Reread(settings=settings, changed=tuple(different(before, settings)), waiting=waiting)
 
 

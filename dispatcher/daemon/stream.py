@@ -60,15 +60,20 @@ class Stream:
             self.emit(Erred(at_seconds=self._clock.now_seconds(), error_type="history_unavailable", count=count))
 
 
+def _quoted(words: str) -> str:
+    """Words from outside, in one line and within their quotes."""
+    return "".join(letter if letter.isprintable() else "·" for letter in words).replace('"', "'")
+
+
 def tell(event: Event) -> None:
     """Log once, when it happens; weighing is silent, and telemetry tells its own turns."""
     if isinstance(event, Turned) and event.what in ("place", "provider", "breaker"):
-        because = f' because="{event.because}"' if event.because else ""
+        because = f' because="{_quoted(event.because)}"' if event.because else ""
         _log.info("%s=%s before=%s after=%s%s", event.what, event.subject, event.before, event.after, because)
     elif isinstance(event, Acted):
         verb = type(event.action).__name__.lower()
         load = f" load_seconds={event.load_seconds:.2f}" if event.load_seconds is not None else ""
-        outcome = "ok" if event.ok else f'failed because="{event.because}"'
+        outcome = "ok" if event.ok else f'failed because="{_quoted(event.because)}"'
         _log.log(
             logging.INFO if event.ok else logging.WARNING,
             "action=%s place=%s cause=%s seconds=%.2f%s result=%s",

@@ -45,6 +45,8 @@ def open_to_write(path: Path, *, whole: bool = False) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise HistoryUnavailable(f"SQLite {sqlite3.sqlite_version} is too old for the history; it needs 3.37 or newer")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise HistoryUnavailable(f"the history {path} is no regular file; give history.path the name of one")
     new = not path.exists() or path.stat().st_size == 0
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:

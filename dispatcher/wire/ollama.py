@@ -17,6 +17,8 @@ from dispatcher.vocabulary.engine import InstalledModel, LoadedModel, ModelShape
 _NANOSECONDS = 1e9
 _QUOTED_CHARACTERS = 120  # of an unreadable body, in the error's text
 _LONGEST_ERROR_CHARACTERS = 500
+_MOST_BYTES = 2**50  # of one model: a pebibyte
+_MOST_TOKENS = 2**24  # of context
 _FEATURES = {"tools": "tools", "vision": "vision"}  # Ollama's capability → our word
 
 
@@ -84,6 +86,15 @@ def _named(row: _PsRow | _TagsRow, path: str) -> str:
     return name
 
 
+def _believed(size_bytes: int, path: str) -> int:
+    """No ledger may count a size that cannot be: it would make room that is not there, or take all there is."""
+    if not 0 <= size_bytes <= _MOST_BYTES:
+        raise EngineAnswerUnreadable(
+            f"{path} says a model has {size_bytes} bytes, which cannot be; the whole answer is treated as no answer."
+        )
+    return size_bytes
+
+
 def parse_ps(body: bytes) -> dict[str, LoadedModel]:
     """What /api/ps lists, by model name, in its order (latest expiry first). Listed is neither busy nor idle (rule 19),
     nor even alive: a killed runner stays listed until the next request (rule 10)."""
@@ -91,9 +102,9 @@ def parse_ps(body: bytes) -> dict[str, LoadedModel]:
     return {
         _named(row, "/api/ps"): LoadedModel(
             model=_named(row, "/api/ps"),
-            size_bytes=row.size,
-            size_vram_bytes=row.size_vram,
-            num_ctx=row.context_length or None,
+            size_bytes=_believed(row.size, "/api/ps"),
+            size_vram_bytes=_believed(row.size_vram, "/api/ps"),
+            num_ctx=row.context_length if row.context_length and 0 < row.context_length <= _MOST_TOKENS else None,
             expires_at_seconds=_unix_seconds(row.expires_at),
         )
         for row in rows
@@ -105,7 +116,9 @@ def parse_tags(body: bytes) -> dict[str, InstalledModel]:
     rows = _read(body, _Tags, "/api/tags").models or []
     return {
         _named(row, "/api/tags"): InstalledModel(
-            model=_named(row, "/api/tags"), size_bytes=row.size, digest=row.digest.removeprefix("sha256:")
+            model=_named(row, "/api/tags"),
+            size_bytes=_believed(row.size, "/api/tags"),
+            digest=row.digest.removeprefix("sha256:"),
         )
         for row in rows
     }
@@ -199,11 +212,16 @@ def error_text(body: bytes) -> str | None:
     try:
         read = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return body[:_LONGEST_ERROR_CHARACTERS].decode("utf-8", "replace").strip() or None
+        return _printable(body[:_LONGEST_ERROR_CHARACTERS].decode("utf-8", "replace").strip()) or None
     error = read.get("error") if isinstance(read, dict) else None
     if isinstance(error, dict):
         error = error.get("message")
-    return error[:_LONGEST_ERROR_CHARACTERS] if isinstance(error, str) and error else None
+    return _printable(error[:_LONGEST_ERROR_CHARACTERS]) if isinstance(error, str) and error else None
+
+
+def _printable(text: str) -> str:
+    """It ends in logs, on the page and in terminals: no line of its own, no escape sequence."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def is_memory_refusal(status: int, body: bytes) -> bool:

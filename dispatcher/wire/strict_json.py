@@ -15,17 +15,23 @@ _NAME_LETTERS = 60
 
 
 def refuse_ambiguous(body: bytes) -> None:
-    """Raises AskInvalid for an object that says a key twice, at any depth, and for NaN or Infinity.
+    """Raises AskInvalid for an object that says a key twice, at any depth, for NaN and Infinity, and for no UTF-8.
 
     What is no JSON at all passes: the decoder has the words for that. Most bodies cost one scan of their strings; only
     where a key is seen twice anywhere (every list of messages), the objects are looked at one by one.
     """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise AskInvalid(f"the body is not UTF-8 (byte {error.start}); send it as UTF-8") from None
     keys = [key for key in _KEY.findall(body) if key]
     once = len(keys) == len(set(keys)) and not any(b"\\" in key for key in keys)
     if once and b"NaN" not in body and b"Infinity" not in body:
         return
-    try:
-        json.loads(body, object_pairs_hook=_each_once, parse_constant=_no_number)
+    try:  # numbers stay text: one of 5,000 digits would end the look, and the decoder passes over it unread
+        json.loads(
+            text, object_pairs_hook=_each_once, parse_constant=_no_number, parse_int=str, parse_float=str, strict=False
+        )
     except (ValueError, RecursionError):
         return
 

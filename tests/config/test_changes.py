@@ -115,3 +115,9 @@ def test_a_broken_file_changes_nothing_and_tells_all(tmp_path):
         again(tmp_path, "", "policy: {margin_ratio: 7}\nserverr: {}\n")
 
     assert 2 == len(refused.value.problems)
+
+
+@pytest.mark.parametrize("after", ["", "server: {port: 25101}"])
+def test_a_file_cut_short_does_not_open_the_doors_that_keys_guard(tmp_path, after):
+    with pytest.raises(ConfigurationInvalid, match="the last key cannot go while the daemon runs"):
+        again(tmp_path, "server: {keys: [{name: a, key_env: A_KEY}]}", after)

@@ -216,3 +216,25 @@ def test_each_refusal_is_told_from_the_others(name: str) -> None:
     }
 
     assert KINDS[name] == "".join(kind for kind, true in told.items() if true)
+
+
+@pytest.mark.parametrize("size", [-1, -(2**62), 2**62])
+@pytest.mark.parametrize("field", ["size", "size_vram"])
+def test_a_size_that_cannot_be_makes_the_whole_list_no_answer(field, size):
+    body = f'{{"models": [{{"model": "phi3:mini", "{field}": {size}}}]}}'.encode()
+
+    with pytest.raises(EngineAnswerUnreadable, match="which cannot be"):
+        ollama.parse_ps(body)
+
+
+@pytest.mark.parametrize("num_ctx", [-1, 0, 2**62, 2**70])
+def test_a_context_that_cannot_be_is_unknown(num_ctx):
+    body = f'{{"models": [{{"model": "phi3:mini", "size": 1, "context_length": {num_ctx}}}]}}'.encode()
+
+    assert ollama.parse_ps(body)["phi3:mini"].num_ctx is None
+
+
+def test_an_engines_words_bring_neither_lines_nor_escapes_of_their_own():
+    told = ollama.error_text(rb'{"error": "\u001b[2Jgone\n2026 ERROR forged"}')
+
+    assert " [2Jgone 2026 ERROR forged" == told

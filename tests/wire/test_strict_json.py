@@ -44,3 +44,14 @@ def test_two_meanings_are_refused_with_the_reason(body, said):
         refuse_ambiguous(body)
 
     assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize("hidden", [b"9" * 5000, b"-1e" + b"9" * 5000, b'"\\ud800"', b'"a\nb"'])
+def test_what_the_decoder_passes_over_does_not_end_the_look(hidden):
+    with pytest.raises(AskInvalid, match="task: said more than once"):
+        refuse_ambiguous(b'{"n": ' + hidden + b', "task": "coding", "task": "testing"}')
+
+
+def test_bytes_that_are_no_text_are_refused_even_where_nobody_reads_them():
+    with pytest.raises(AskInvalid, match=r"not UTF-8 \(byte 7\)"):
+        refuse_ambiguous(b'{"n": "\xff"}')
