@@ -38,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits()
         self._crowd = crowd
         self._timer: TimerHandle | None = None
+        self._unread: TimerHandle | None = None  # while the client does not take its answer
         self._part = BETWEEN
         self._began = False  # a request, inside of the piece that is being fed
         self._head_bytes = 0
@@ -59,8 +60,25 @@ class Connection(HttpToolsProtocol):
             return
         self._timer = self.loop.call_later(self._limits.header_timeout_seconds, self._head_is_late)
 
+    def pause_writing(self) -> None:
+        """The client does not take what it asked for. It has as long for that as for sending: without an end, those who
+        never read would hold their connections and everybody's drain."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self._limits.body_timeout_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_read()
+
+    def _is_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
+        self._is_read()
         self._crowd.left(self)
         super().connection_lost(exc)
 

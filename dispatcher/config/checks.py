@@ -198,6 +198,8 @@ EXAMPLES = {
 
 
 def _bad_url(url: str, schemes: tuple[str, ...], example: str) -> str | None:
+    if "@" in url and not url.startswith("ssh:"):  # first, and not quoted: what is malformed may still hold a password
+        return "a URL is logged, so it must not carry credentials; take them out (telemetry.prometheus has headers_env)"
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -58,11 +58,13 @@ class Operations:
             quality=report.quality,
             predicted_seconds=head.predicted_seconds,
         )
-        if await self._store.record_outcome(completed):
-            self._emit(completed)
-        lease_id = self._controller.tenancy.promises.of_decision(report.decision_id)
-        if lease_id is not None:
-            self._controller.tenancy.end(lease_id, "outcome")
+        try:
+            if await self._store.record_outcome(completed):
+                self._emit(completed)
+        finally:  # recorded or not, the request is over: a full disk must not pin its model for the lease's rest
+            lease_id = self._controller.tenancy.promises.of_decision(report.decision_id)
+            if lease_id is not None:
+                self._controller.tenancy.end(lease_id, "outcome")
 
     async def decisions(self, limit: int, model: str | None, since_seconds: float | None) -> list[bytes]:
         return await self._store.decisions(limit, model, since_seconds)

@@ -21,6 +21,7 @@ from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Sample, Snapshot, UnknownReason
 
+LOOKS_UP_SECONDS = 5.0  # from a pause, to see whether it was made shorter
 LEAST_SECONDS = 1.0  # what any source may take, however impatient one is with Prometheus
 GRACE_SECONDS = 0.5  # over a source's own deadline, which has the better words
 OWN_FAULT = {"prometheus": UnknownReason.PROM_ERROR, "host": UnknownReason.HOST_UNREADABLE}
@@ -89,7 +90,12 @@ class Sampler:
             late_seconds = loop.time() - due
             missed = max(0, int(late_seconds / interval_seconds))
             due += (missed + 1) * interval_seconds
-            await asyncio.sleep(due - loop.time())
+            while (left_seconds := due - loop.time()) > 0:
+                await asyncio.sleep(min(left_seconds, LOOKS_UP_SECONDS))
+                shorter_seconds = self._settings().telemetry.interval_seconds
+                if shorter_seconds < interval_seconds:  # reloaded meanwhile: a long old pause would look like a hang
+                    due -= interval_seconds - shorter_seconds
+                    interval_seconds = shorter_seconds
 
     async def poll_once(self, *, missed_ticks: int = 0) -> None:
         """One look at everything, one new snapshot, its events. Raises nothing that a source did."""

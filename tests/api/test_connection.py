@@ -177,3 +177,12 @@ def test_two_hundred_slow_heads_do_not_keep_others_waiting():
         others, slow_told = asyncio.run(partial(attack, served)())
 
     assert ([200] * 20, [(408, "too_slow")] * 200) == (others, slow_told)
+
+
+def test_who_asks_and_never_reads_is_disconnected(url):
+    with connected(url) as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.settimeout(20)
+        with pytest.raises(ConnectionError):  # its answers were not taken in time; a timeout of ours would be none
+            while True:
+                reader.sendall(request("/openapi.json") * 50)

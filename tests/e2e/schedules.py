@@ -163,7 +163,8 @@ class Player:
         for promise in self.notes.promises:
             if promise.given_back_seconds is None:
                 self._give_back(promise)
-        self._ask("unpin", lambda: self._daemon.delete("/models/phi3%3Amini/pin"))
+        for model in ("phi3%3Amini", "llama3.2%3A3b", "qwen2.5%3A7b"):  # a pin goes by its own model's name only
+            self._ask("unpin", lambda model=model: self._daemon.delete(f"/models/{model}/pin"))
 
     def _do(self, step: Step) -> None:
         if step.kind == "fault":
