@@ -319,6 +319,24 @@ class LifecycleSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSettings:
+    failures_in_row: int = 5
+    """Opens at so many failures in a row …"""
+    failure_ratio: float = 0.50
+    """… or at this share of the requests of the window, …"""
+    window_min_requests: int = 10
+    """… once there were so many of them."""
+    window_seconds: float = 60.0
+    """The window of `failure_ratio`."""
+    open_seconds: float = 30.0
+    """No request goes there for so long, times the openings in a row …"""
+    open_max_seconds: float = 300.0
+    """… up to this; then one probe at a time."""
+    probe_passes: int = 2
+    """Probes answered in a row that close it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings:
     path: str | None = None
     """The SQLite file; none: under the user's state directory."""
