@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.vocabulary.words import Bytes, Seconds
+from dispatcher.vocabulary.words import Bytes, Seconds, printable
 
 Document = Mapping[str, Any]
 PIPED_WIDTH = 200  # characters, where there is no terminal to ask
@@ -282,7 +282,7 @@ def _state(place: Document) -> Text:
 
 def clean(value: object) -> str:
     """Text that cannot steer a terminal."""
-    return "".join(letter if letter.isprintable() else "·" for letter in str(value))
+    return printable(str(value))
 
 
 def seconds(value: float | None) -> str:

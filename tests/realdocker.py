@@ -274,12 +274,17 @@ class ModelContainers:
         return self.made[-1]
 
 
-@pytest.fixture
-def model_containers(docker_engine: DockerEngine, model_image: str) -> Iterator[ModelContainers]:
-    """A factory; see ModelContainers.__call__. What it made is removed at the end of the test."""
-    factory = ModelContainers(engine=docker_engine, image=model_image)
+def containers(engine: DockerEngine, image: str) -> Iterator[ModelContainers]:
+    """A factory; see ModelContainers.__call__. What it made is removed at the end, of a test or of a fixture."""
+    factory = ModelContainers(engine=engine, image=image)
     try:
         yield factory
     finally:
         for container in factory.made:
             container.remove()
+
+
+@pytest.fixture
+def model_containers(docker_engine: DockerEngine, model_image: str) -> Iterator[ModelContainers]:
+    """For one test."""
+    yield from containers(docker_engine, model_image)

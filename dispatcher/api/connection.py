@@ -17,9 +17,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from dispatcher.api.crowd import Crowd
-from dispatcher.api.exchange import ABORT, PROBLEM, request_id_of
+from dispatcher.api.exchange import ABORT, PROBLEM, body_too_large, request_id_of
 from dispatcher.api.framing import misframed, stated_length
 from dispatcher.vocabulary.settings import LimitSettings
+from dispatcher.vocabulary.words import printable
 from dispatcher.wire.decision import encode
 from dispatcher.wire.problem import problem
 
@@ -213,9 +214,8 @@ class Connection(HttpToolsProtocol):
         self._refuse("too_slow", f"the body did not arrive within {self._limits.body_timeout_seconds:g} s")
 
     def _refuse_body(self) -> None:
-        most = self._limits.body_bytes
-        detail = f"a body may have {most} bytes; say context_tokens and send the beginning of the prompt"
-        self._refuse("too_large", detail)
+        turned = body_too_large(self._limits.body_bytes)
+        self._refuse(turned.word, turned.detail)
 
     def _refuse(self, word: str, detail: str) -> None:
         """The last thing said here. Never into the middle of another answer."""
@@ -270,4 +270,4 @@ def _words_of(error: BaseException) -> str:
     if isinstance(error, httptools.HttpParserCallbackError):
         return "its target cannot be read"
     words = str(error).strip() or type(error).__name__
-    return "".join(letter for letter in words[:120] if letter.isprintable())
+    return printable(words[:120], "")

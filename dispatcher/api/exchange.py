@@ -108,8 +108,8 @@ async def _read(receive: Receive) -> bytes:
         pieces.append(piece)
 
 
-def body_too_large() -> Turned:
-    detail = f"a body may have {MAX_BODY_BYTES} bytes; say context_tokens and send the beginning of the prompt"
+def body_too_large(most_bytes: int = MAX_BODY_BYTES) -> Turned:
+    detail = f"a body may have {most_bytes} bytes; say context_tokens and send the beginning of the prompt"
     return Turned("too_large", detail)  # and not closed: a client still sending would see a reset, not this
 
 

@@ -90,18 +90,20 @@ def counted(budget: Budget, now_seconds: float, *, requests: int = 0, repeats: i
 
 def left(budget: Budget, now_seconds: float, ratio: float) -> float:
     """Repeats still allowed: a share of the requests of the last 30 s, at least one."""
-    oldest = int(now_seconds // (BUDGET_WINDOW_SECONDS / BUCKETS)) - BUCKETS
-    requests = sum(one[1] for one in budget.buckets if one[0] > oldest)
-    repeats = sum(one[2] for one in budget.buckets if one[0] > oldest)
-    return max(1.0, ratio * requests) - repeats
+    allowed, repeats = _allowed_and_spent(budget, now_seconds, ratio)
+    return allowed - repeats
 
 
 def used_ratio(budget: Budget, now_seconds: float, ratio: float) -> float:
     """0..1 of the budget spent: dispatcher_retry_budget_ratio."""
+    allowed, repeats = _allowed_and_spent(budget, now_seconds, ratio)
+    return min(1.0, repeats / allowed)
+
+
+def _allowed_and_spent(budget: Budget, now_seconds: float, ratio: float) -> tuple[float, int]:
     oldest = int(now_seconds // (BUDGET_WINDOW_SECONDS / BUCKETS)) - BUCKETS
-    requests = sum(one[1] for one in budget.buckets if one[0] > oldest)
-    repeats = sum(one[2] for one in budget.buckets if one[0] > oldest)
-    return min(1.0, repeats / max(1.0, ratio * requests))
+    recent = [one for one in budget.buckets if one[0] > oldest]
+    return max(1.0, ratio * sum(one[1] for one in recent)), sum(one[2] for one in recent)
 
 
 def delay_seconds(attempt: int, jitter: float, first_seconds: float, longest_seconds: float) -> float:

@@ -11,6 +11,7 @@ from dispatcher.history.store import Store
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.event import Acted, Erred, Event, Leased, Sampled, Turned
 from dispatcher.vocabulary.settings import Settings
+from dispatcher.vocabulary.words import printable
 from exporter.collect import Collector
 
 _log = logging.getLogger("dispatcher")
@@ -62,7 +63,7 @@ class Stream:
 
 def _quoted(words: str) -> str:
     """Words from outside, in one line and within their quotes."""
-    return "".join(letter if letter.isprintable() else "·" for letter in words).replace('"', "'")
+    return printable(words).replace('"', "'")
 
 
 def tell(event: Event) -> None:

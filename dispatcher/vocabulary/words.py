@@ -32,3 +32,13 @@ class Seconds(float):
 
     def __format__(self, spec: str) -> str:
         return str(self)
+
+
+def printable(text: str, instead: str = "·") -> str:
+    """In one line, and without what steers a terminal. instead: of each character that cannot be shown."""
+    return "".join(letter if letter.isprintable() else instead for letter in text)
+
+
+def shortened(text: str, letters: int = 60) -> str:
+    """Printable, and cut after so many letters; of a longer text no more than that is looked at."""
+    return printable(text) if len(text) <= letters else f"{printable(text[:letters])}…"

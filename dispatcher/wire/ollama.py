@@ -13,6 +13,7 @@ import msgspec
 
 from dispatcher.errors import EngineAnswerUnreadable
 from dispatcher.vocabulary.engine import InstalledModel, LoadedModel, ModelShape, Timings
+from dispatcher.vocabulary.words import printable
 
 _NANOSECONDS = 1e9
 _QUOTED_CHARACTERS = 120  # of an unreadable body, in the error's text
@@ -207,21 +208,16 @@ def unload_body(model: str) -> bytes:
 
 
 def error_text(body: bytes) -> str | None:
-    """The server's words, from native {"error": text}, /v1 {"error": {"message": text}} or text/plain (rule 17). None
-    when the body is empty or is no error."""
+    """The server's words, from native {"error": text}, /v1 {"error": {"message": text}} or text/plain (rule 17), fit
+    for logs, the page and terminals. None when the body is empty or is no error."""
     try:
         read = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _printable(body[:_LONGEST_ERROR_CHARACTERS].decode("utf-8", "replace").strip()) or None
+        return printable(body[:_LONGEST_ERROR_CHARACTERS].decode("utf-8", "replace").strip(), " ") or None
     error = read.get("error") if isinstance(read, dict) else None
     if isinstance(error, dict):
         error = error.get("message")
-    return _printable(error[:_LONGEST_ERROR_CHARACTERS]) if isinstance(error, str) and error else None
-
-
-def _printable(text: str) -> str:
-    """It ends in logs, on the page and in terminals: no line of its own, no escape sequence."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return printable(error[:_LONGEST_ERROR_CHARACTERS], " ") if isinstance(error, str) and error else None
 
 
 def is_memory_refusal(status: int, body: bytes) -> bool:

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.request import TASKS, Asked, Complexity, Feature, Prefer, Priority, Task
 from dispatcher.vocabulary.settings import MAX_LEASE_SECONDS
+from dispatcher.vocabulary.words import shortened
 
 MAX_BODY_BYTES = 8 * 1024**2
 MAX_BODY_SECONDS = 30.0
@@ -198,7 +199,7 @@ def nothing_from_body(body: bytes) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise AskInvalid("a renewal takes no body; send none, or {}") from None
     for name in told:
-        raise AskInvalid(f"{_short(name)}: no such field; a renewal takes no body: it begins the lease's time anew")
+        raise AskInvalid(f"{shortened(name)}: no such field; a renewal takes no body: it begins the lease's time anew")
 
 
 def decisions_from_query(pairs: Iterable[tuple[str, str]]) -> tuple[int, str | None, float | None]:
@@ -288,7 +289,7 @@ def _converted(shape: type[S], given: dict[str, Any]) -> S:
     for name in shape.__struct_fields__:
         value = getattr(told, name)
         if isinstance(value, float) and not isfinite(value):
-            raise AskInvalid(f"{name}: {_short(str(given[name]))} is not a finite number; {_ALLOWED[name]}")
+            raise AskInvalid(f"{name}: {shortened(str(given[name]))} is not a finite number; {_ALLOWED[name]}")
     return told
 
 
@@ -349,7 +350,7 @@ def _told(problem: str, values_told: Callable[[], dict[str, str] | None], shape:
     if unknown:
         near = difflib.get_close_matches(unknown[1][:60], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"{_short(unknown[1])}: no such field; {hint}"
+        return f"{shortened(unknown[1])}: no such field; {hint}"
     if missing:
         return f"{missing[1]}: missing; {_ALLOWED.get(missing[1], 'it is required')}"
     name = at[1] if at else None
@@ -358,7 +359,7 @@ def _told(problem: str, values_told: Callable[[], dict[str, str] | None], shape:
         return "the body is not a JSON object; send {} for all defaults"
     if name in _SECRET:
         return f"{name}: {_unlike(values.get(name, ''), name)}"
-    shown = _short(values.get(name, ""))
+    shown = shortened(values.get(name, ""))
     return f"{name}: {shown} is not allowed; {_ALLOWED[name]}"
 
 
@@ -374,11 +375,6 @@ def _unlike(written: str, name: str) -> str:
 _KINDS = {'"': "text", "[": "a list", "{": "an object", "t": "true", "f": "false"}
 
 
-def _short(text: str) -> str:
-    clean = "".join(letter if letter.isprintable() else "·" for letter in text[:61])
-    return clean if len(clean) <= 60 else f"{clean[:60]}…"
-
-
 def _moment(since: str) -> float:
     """Unix seconds of a number or an RFC 3339 time; a `+` that arrived as a space is forgiven."""
     try:
@@ -390,5 +386,5 @@ def _moment(since: str) -> float:
         except (ValueError, OverflowError):
             value = float("nan")
     if not isfinite(value):
-        raise AskInvalid(f"since: {_short(since)} is not allowed; {_ALLOWED['since']}")
+        raise AskInvalid(f"since: {shortened(since)} is not allowed; {_ALLOWED['since']}")
     return value

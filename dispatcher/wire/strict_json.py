@@ -7,11 +7,11 @@ import re
 from typing import NoReturn
 
 from dispatcher.errors import AskInvalid
+from dispatcher.vocabulary.words import shortened
 
 # Keys with their quotes; every other string is passed over (b"" each, one object, so that millions cost no memory). One
 # that is not closed goes on to the end: starting again inside of it would take the square of its length.
 _KEY = re.compile(rb'("(?:[^"\\]++|\\.)*+")\s*+:|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_NAME_LETTERS = 60
 
 
 def refuse_ambiguous(body: bytes) -> None:
@@ -40,14 +40,9 @@ def _each_once(pairs: list[tuple[str, object]]) -> None:
     seen = set()
     for name, _ in pairs:
         if name in seen:
-            raise AskInvalid(f"{_short(name)}: said more than once in one object; say it once")
+            raise AskInvalid(f"{shortened(name)}: said more than once in one object; say it once")
         seen.add(name)
 
 
 def _no_number(word: str) -> NoReturn:
     raise AskInvalid(f"{word} is no JSON number; leave the field out, or say null")
-
-
-def _short(name: str) -> str:
-    clean = "".join(letter if letter.isprintable() else "·" for letter in name[: _NAME_LETTERS + 1])
-    return clean if len(clean) <= _NAME_LETTERS else f"{clean[:_NAME_LETTERS]}…"

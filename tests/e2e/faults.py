@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.machine import CPU_NEVER_MATTERS
 from tests.e2e.running import MIB, ROOT, RunningDaemon, chain
-from tests.realdocker import DockerEngine, ModelContainer, ModelContainers
+from tests.realdocker import ModelContainer, ModelContainers
 from tests.realparts import RealPrometheus, eventually, prometheus_parts
 
 DOCUMENT = ROOT / "docs" / "faults.md"
@@ -194,13 +194,3 @@ def bring_up(daemon: RunningDaemon, model: str) -> None:
     answer = daemon.select(model=model, wait_seconds=60)
     assert (200, "ready") == (answer.status_code, answer.json()["state"]), answer.text + daemon.log()
     assert 204 == daemon.delete(f"/leases/{answer.json()['lease']['id']}").status_code
-
-
-def containers(engine: DockerEngine, image: str) -> Iterator[ModelContainers]:
-    """As the fixture model_containers, for one of a longer life."""
-    factory = ModelContainers(engine=engine, image=image)
-    try:
-        yield factory
-    finally:
-        for container in factory.made:
-            container.remove()

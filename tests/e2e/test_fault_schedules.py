@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.faults import containers, real_prometheus, snapshot
+from tests.e2e.faults import real_prometheus, snapshot
 from tests.e2e.machine import CPU_NEVER_MATTERS
 from tests.e2e.running import MIB, RunningDaemon, chain
 from tests.e2e.schedules import MODELS, Player, schedule
 from tests.e2e.verdicts import Evidence, calls_of, events_of, violations
 from tests.faultproxy import FaultProxy
-from tests.realdocker import SOCKET, DockerEngine, ModelContainer
+from tests.realdocker import SOCKET, DockerEngine, ModelContainer, containers
 from tests.realparts import eventually
 
 ALL = 300

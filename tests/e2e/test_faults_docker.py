@@ -17,7 +17,6 @@ from tests.e2e.faults import (
     checks,
     codes,
     config,
-    containers,
     parametrized,
     real_prometheus,
     status,
@@ -26,7 +25,7 @@ from tests.e2e.faults import (
 )
 from tests.e2e.running import MIB, RunningDaemon
 from tests.faultproxy import FaultProxy, canned
-from tests.realdocker import SOCKET, DockerEngine
+from tests.realdocker import SOCKET, DockerEngine, containers
 from tests.realparts import eventually
 
 SECTION = "Docker"

@@ -28,7 +28,6 @@ from tests.e2e.faults import (
     checks,
     codes,
     config,
-    containers,
     parametrized,
     real_prometheus,
     snapshot,
@@ -39,7 +38,7 @@ from tests.e2e.faults import (
 from tests.e2e.machine import Exporter
 from tests.e2e.running import RunningDaemon
 from tests.faultproxy import Answer, Asked, FaultProxy, canned
-from tests.realdocker import DockerEngine
+from tests.realdocker import DockerEngine, containers
 from tests.realparts import RealPrometheus, eventually
 
 SECTION = "Prometheus and what it scrapes"
