@@ -8,8 +8,10 @@ skipped for want of one. With CI=true or --require-real-parts a missing part is 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import NoReturn
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
@@ -44,6 +46,8 @@ class Attendance:
     missing: dict[str, str] = field(default_factory=dict)  # why a part could not be had
     used: dict[str, set[str]] = field(default_factory=dict)  # node ids of the tests that ran with it
     skipped: dict[str, dict[str, str]] = field(default_factory=dict)  # node id → reason
+    left_out: list[str] = field(default_factory=list)  # node ids of opt-in tests
+    figures: list[str] = field(default_factory=list)  # what tests want said although they passed
 
     def absent(self) -> list[str]:
         """Required parts that no test ran with."""
@@ -73,6 +77,40 @@ def unavailable(config: pytest.Config, name: str, why: str) -> NoReturn:
     required = book.required and any(part.required for part in PARTS if part.name == name)
     (pytest.fail if required else pytest.skip)(f"{name} could not take part: {why}")
     raise AssertionError("unreachable")
+
+
+def left_out(config: pytest.Config, nodeids: Sequence[str]) -> None:
+    config.stash[BOOK].left_out = list(nodeids)
+
+
+def tell(config: pytest.Config, lines: Sequence[str]) -> None:
+    """Figures of a test that passed, for the end of the output."""
+    config.stash[BOOK].figures += lines
+
+
+def figures(config: pytest.Config) -> list[str]:
+    return config.stash[BOOK].figures
+
+
+def packed(config: pytest.Config) -> dict[str, Any]:
+    """This process's book, as another one takes it in: `enter`."""
+    return asdict(config.stash[BOOK])
+
+
+def enter(config: pytest.Config, other: dict[str, Any]) -> None:
+    """The book of another process of the same run."""
+    book = config.stash[BOOK]
+    book.versions |= other["versions"]
+    book.missing |= other["missing"]
+    book.figures += other["figures"]
+    for name, nodeids in other["used"].items():
+        book.used.setdefault(name, set()).update(nodeids)
+    for name, reasons in other["skipped"].items():
+        book.skipped.setdefault(name, {}).update(reasons)
+    if other["left_out"] and not book.left_out:  # each process has left out the same
+        book.left_out = other["left_out"]
+        # For the line of totals. Its listeners count, or look for attributes: no more of an item is needed.
+        config.hook.pytest_deselected(items=[SimpleNamespace(nodeid=nodeid) for nodeid in book.left_out])
 
 
 def parts_of(item: pytest.Item) -> list[Part]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from tests import attendance
+from tests import attendance, side_by_side
 from tests.realdocker import docker_engine, model_containers, model_image
 from tests.realparts import free_port, node_exporter, ollama_url, prometheus_factory, seeds
 
@@ -40,6 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
     attendance.open_book(config)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    side_by_side.clean_up(config)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out opt-in tests, unless -m names their marker."""
     asked = set(re.findall(r"\w+", config.getoption("markexpr") or ""))
@@ -48,6 +53,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         gone = set(map(id, left_out))
         items[:] = [item for item in items if id(item) not in gone]
+        attendance.left_out(config, [item.nodeid for item in left_out])
+    if side_by_side.is_worker(config):
+        side_by_side.in_order(items)
+
+
+# The next three are hooks of pytest-xdist: optional, so that -p no:xdist is possible.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return side_by_side.processes(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    side_by_side.introduce(node.config, node.workerinput)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    side_by_side.take_over(node.config, getattr(node, "workeroutput", {}))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # Outside of everything else: the wait for a turn is not the test's time.
+    with side_by_side.turn(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +104,19 @@ def _verdict(session: pytest.Session) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == pytest.ExitCode.OK and _verdict(session) is not None:
+    if side_by_side.is_worker(session.config):
+        side_by_side.hand_over(session.config, session.config.workeroutput)
+    elif session.exitstatus == pytest.ExitCode.OK and _verdict(session) is not None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.option.collectonly:
         return
+    if figures := attendance.figures(config):
+        terminalreporter.section("figures")
+        for line in figures:
+            terminalreporter.write_line(line)
     terminalreporter.section("real parts")
     for line in attendance.lines(config):
         terminalreporter.write_line(line)

@@ -30,6 +30,7 @@ Mode = Literal["pass", "late", "hang", "mute", "drip", "reset", "garbage", "cut"
 MODES: tuple[Mode, ...] = ("pass", "late", "hang", "mute", "drip", "reset", "garbage", "cut", "refuse")
 DRIP_SECONDS = 1.0  # per byte
 HEAD_BYTES = 65_536
+SLICE_BYTES = 256 * 1024
 LEFT_SECONDS = 0.02
 CALL_SECONDS = 10.0  # for a switch to be in force
 T = TypeVar("T")
@@ -310,8 +311,10 @@ class FaultProxy:
         if passed is not None:
             line.open.remove(passed)
             passed.heard, passed.ended_seconds = not line.writer.is_closing(), time.time()
-        line.writer.write(data)
-        await line.writer.drain()
+        # In slices: of an answer that is too long only what its reader takes is copied.
+        for start in range(0, len(data), SLICE_BYTES):
+            line.writer.write(data[start : start + SLICE_BYTES])
+            await line.writer.drain()
         return True
 
     async def _deliver_later(self, asked: Asked, passed: Passed) -> None:

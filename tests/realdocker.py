@@ -35,6 +35,7 @@ import pytest
 
 from tests.attendance import present, unavailable
 from tests.realparts import Process, eventually, pick_port
+from tests.side_by_side import one_at_a_time, serves_all
 
 MIB = 2**20
 IMAGE = "dispatcher-test/model:1"
@@ -78,25 +79,31 @@ def _start_dockerd(config: pytest.Config, folder: Path) -> Process:
 @pytest.fixture(scope="session")
 def docker_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
     """The engine on the usual socket, or one started for this run and stopped after it."""
-    client, dockerd = _connect(), None
-    if client is None:
-        dockerd = _start_dockerd(request.config, tmp_path_factory.mktemp("dockerd"))
-        try:
-            client = eventually(lambda: _answer_of(dockerd), deadline_seconds=_DEADLINE_SECONDS, what=dockerd.tail)
-        except (RuntimeError, TimeoutError) as cause:
-            dockerd.stop()
-            unavailable(request.config, "Docker", f"a dockerd was started and does not run here: {cause}")
+    with one_at_a_time(request.config, "docker"):
+        client, dockerd, shared = _connect(), None, False
+        if client is None:
+            dockerd = _start_dockerd(request.config, tmp_path_factory.mktemp("dockerd"))
+            client = _first_answer(request.config, dockerd)
+            shared = serves_all(request.config, "dockerd", dockerd.pid)
+        _remove_leftovers(client)
     present(request.config, "Docker", client.version()["Version"])
     prefix = f"dispatcher-test-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    _remove_leftovers(client)
     try:
         yield DockerEngine(client=client, prefix=prefix, ours=dockerd is not None)
     finally:
         for container in client.api.containers(all=True, filters={"label": f"{_LABEL}={prefix}"}):
             _remove(client, container["Id"])
         client.close()
-        if dockerd is not None:
+        if dockerd is not None and not shared:
             dockerd.stop(grace_seconds=30)
+
+
+def _first_answer(config: pytest.Config, dockerd: Process) -> docker.DockerClient:
+    try:
+        return eventually(lambda: _answer_of(dockerd), deadline_seconds=_DEADLINE_SECONDS, what=dockerd.tail)
+    except (RuntimeError, TimeoutError) as cause:
+        dockerd.stop()
+        unavailable(config, "Docker", f"a dockerd was started and does not run here: {cause}")
 
 
 def _answer_of(dockerd: Process) -> docker.DockerClient | None:
@@ -147,10 +154,12 @@ def model_image(request: pytest.FixtureRequest, docker_engine: DockerEngine) -> 
     busybox = static_busybox()
     if busybox is None:
         unavailable(request.config, "Docker", "no static busybox (Debian package: busybox-static)")
-    with suppress(docker.errors.ImageNotFound):
-        docker_engine.client.images.get(IMAGE)
-        return IMAGE
-    docker_engine.client.images.build(fileobj=_build_context(busybox), custom_context=True, tag=IMAGE, rm=True)
+    with one_at_a_time(request.config, "docker"):
+        try:
+            docker_engine.client.images.get(IMAGE)
+        except docker.errors.ImageNotFound:
+            context = _build_context(busybox)
+            docker_engine.client.images.build(fileobj=context, custom_context=True, tag=IMAGE, rm=True)
     return IMAGE
 
 

@@ -9,6 +9,7 @@ Docker is next door, in realdocker.py. What a machine lacks is skipped, and said
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -30,7 +31,10 @@ from tests.attendance import present, unavailable
 
 T = TypeVar("T")
 
-_PORTS = range(20_000, 32_000)  # below the ephemeral ports: a readiness loop on one of those can connect to itself
+_ALL_PORTS = range(20_000, 32_000)  # below the ephemeral ports: a readiness loop on one of those can connect to itself
+# A port is picked now and bound later: processes side by side (side_by_side.py) pick from different ones.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = _ALL_PORTS[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS :: _WORKERS]
 _given: set[int] = set()
 _READY_WITHIN_SECONDS = 30.0  # 0.3 s when idle; two shared cores can be very busy
 _PAUSE_SECONDS = 0.05

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.machine import CPU_NEVER_MATTERS
 from tests.e2e.running import GIB, MIB, RunningDaemon, chain, running
 from tests.realparts import eventually
 
@@ -32,7 +33,7 @@ def config(prefix: str, **lifecycle: Any) -> dict[str, Any]:
             **ROOM,
             **lifecycle,
         },
-        "policy": {"recover_after": "1s", "cpu_enter_ratio": 0.99, "cpu_leave_ratio": 0.98, "memory_leave_ratio": 1.11},
+        "policy": {"recover_after": "1s", "memory_leave_ratio": 1.11, **CPU_NEVER_MATTERS},
     }
 
 

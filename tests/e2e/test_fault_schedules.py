@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tests import attendance
 from tests.e2e.faults import real_prometheus, snapshot
 from tests.e2e.machine import CPU_NEVER_MATTERS
 from tests.e2e.running import MIB, RunningDaemon, chain
@@ -143,10 +144,7 @@ def arena(
             stack.callback(daemon.stop)
             daemon.start()
             yield Arena(daemon=daemon, doors=doors, containers=made, stranger=stranger, label=label, figures=figures)
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    assert capture is not None
-    with capture.global_and_fixture_disabled():  # figures are wanted also when all went well
-        print("", *figures.lines(), sep="\n")
+    attendance.tell(request.config, figures.lines())  # wanted also when all went well
 
 
 def config(prometheus_url: str, docker_url: str, labels: dict[str, str]) -> dict[str, Any]:

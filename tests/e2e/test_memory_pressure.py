@@ -22,7 +22,7 @@ QUALITY = {"task": "coding", "complexity": "complex", "prefer": "quality", "dry_
 ENTER_RATIO, LEAVE_RATIO = 1.10, 1.25  # policy.memory_enter_ratio and memory_leave_ratio, as shipped
 SIZE = r"[\d.]+ [GM]iB"
 
-pytestmark = [pytest.mark.needs_prometheus, pytest.mark.needs_node_exporter]
+pytestmark = [pytest.mark.needs_prometheus, pytest.mark.needs_node_exporter, pytest.mark.alone]
 
 
 class Hog:

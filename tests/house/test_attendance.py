@@ -27,7 +27,7 @@ class Suite:
         (folder / "tests").mkdir()
         (folder / "nothing").mkdir()
         shutil.copy(ROOT / "pyproject.toml", folder)
-        for name in ("conftest.py", "attendance.py", "realparts.py", "realdocker.py"):
+        for name in ("conftest.py", "attendance.py", "realparts.py", "realdocker.py", "side_by_side.py"):
             shutil.copy(ROOT / "tests" / name, folder / "tests")
 
     def run(self, source: str, *arguments: str, ci: bool = False) -> tuple[int, str]:
