@@ -34,9 +34,11 @@ class DispatcherError(Exception):
 class ConfigurationInvalid(DispatcherError):
     """Every problem of one configuration, found before anything starts."""
 
-    def __init__(self, problems: list[str], *, path: str = "") -> None:
+    def __init__(self, problems: list[str], *, path: str = "", unread: bool = False) -> None:
+        """unread: it, or a file it names, could not be read just now; what it says is not known, try again."""
         self.problems = problems
         self.path = path
+        self.unread = unread
         where = f" in {path}" if path else ""
         super().__init__(f"{len(problems)} problem(s){where}:\n" + "\n".join(f"  {problem}" for problem in problems))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from dispatcher.vocabulary.settings import BreakerSettings
+from dispatcher.vocabulary.gateway_settings import BreakerSettings
 
 
 class BreakerState(StrEnum):

@@ -7,29 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-Cause = Literal[
-    "connect",  # no connection: refused, no route, or not within its deadline
-    "reset",  # the connection ended before an answer
-    "silent",  # no first byte in time
-    "stalled",  # an answer began and stopped
-    "truncated",  # an answer ended without its end
-    "malformed",  # not HTTP, or not what the surface answers
-    "empty",  # 200 and nothing in it
-    "too_long",  # an answer beyond every bound
-    "server_error",  # a 5xx of the server's own making
-    "redirect",  # never followed
-    "busy",  # its load queue is full
-    "memory",  # it needs more memory than there is
-    "rate_limited",  # 429
-    "not_found",  # 404: not the model we were told
-    "context_exceeded",  # the prompt is too long for this model
-    "wrong_option",  # a 500 that is the caller's fault
-    "caller_error",  # any other 4xx
-    "not_ready",  # its start or load failed
-    "no_slot",  # its queue was full, or the wait too long
-]
+from dispatcher.vocabulary.relay import Cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

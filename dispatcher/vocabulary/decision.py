@@ -38,6 +38,7 @@ class Rejection:
     template: str  # str.format template of `facts`
     facts: tuple[object, ...] = ()
     leases_only: bool = False  # only live leases are in the way: the request may wait for them
+    latch_only: bool = False  # there is enough, and has to stay for a while: it was short a moment ago
     blockers: tuple[Place, ...] = ()  # the leased places in the way
     until_seconds: float | None = None  # in its way is only the backoff after a failed start, which ends then
 
@@ -155,7 +156,7 @@ class Selected:
     state: PlaceState = PlaceState.STOPPED
     eta_seconds: float | None = None
     endpoint: str | None = None
-    durable: bool = True  # False: the lease is granted from memory only, the disk refused
+    durable: bool = True  # False: the lease is granted from memory only; the disk refused, or nobody asked for more
 
 
 __all__ = [

@@ -10,8 +10,10 @@ from dispatcher.vocabulary.action import Action
 from dispatcher.vocabulary.decision import Decision
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.fleet import Lease, Place
+from dispatcher.vocabulary.relay import Cause
 from dispatcher.vocabulary.signal import Snapshot
 
+GONE = "gone"  # what a place has turned to that is no longer declared: no state, it is in the fleet no more
 Status = Literal["ok", "error", "timeout", "cancelled", "shed", "drained"]
 STATUSES: tuple[Status, ...] = ("ok", "error", "timeout", "cancelled", "shed", "drained")
 
@@ -39,13 +41,37 @@ class Leased:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relayed:
-    """One attempt of the gateway at one place."""
+    """One attempt of the gateway begins at one place. attempt: 1 for the first of its request. before, cause: where the
+    one before it failed, and of what; None and "" for the first."""
 
     at_seconds: float
     decision_id: str
     place: Place
     attempt: int
-    cause: str = ""
+    before: Place | None = None
+    cause: Cause | Literal[""] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """One attempt of the gateway ended badly. fails_place: it tells against the place; else against the request."""
+
+    at_seconds: float
+    decision_id: str
+    place: Place
+    task: str
+    cause: Cause
+    seconds: float
+    fails_place: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cached:
+    """A request that may be answered from the cache was, or was not."""
+
+    at_seconds: float
+    model: str
+    hit: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +94,8 @@ class Completed:
     quality: float | None = None  # 0..10
     predicted_seconds: float | None = None
     timings: Timings | None = None
+    first_token_seconds: float | None = None  # from sending to the first content, as the gateway saw it
+    queue_seconds: float | None = None  # waited for a slot at the gateway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,4 +158,4 @@ class Erred:
     count: int = 1
 
 
-Event = Decided | Leased | Relayed | Completed | Acted | Turned | Sampled | Reloaded | Erred
+Event = Decided | Leased | Relayed | Failed | Cached | Completed | Acted | Turned | Sampled | Reloaded | Erred

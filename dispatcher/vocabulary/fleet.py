@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from dispatcher.vocabulary.signal import NEVER_SEEN, Reading
 
@@ -48,6 +49,7 @@ class Lease:
     seconds: float  # how long it lasts once its place is ready
     granted_at_seconds: float
     expires_at_seconds: float | None = None
+    durable: bool = True  # False: kept in memory only, it ends with the process that holds it
     evicts: tuple[Place, ...] = ()  # the grant's victims: kept with the lease, so that a restart finishes what it began
 
 
@@ -107,6 +109,19 @@ class PlaceSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Breaking:
+    """The circuit breaker of one place, as the gateway holds it. open: no request goes there; half_open: one may, as a
+    probe. until_seconds: when an open one lets a probe through, 0.0 where that is not known or not so."""
+
+    state: Literal["closed", "open", "half_open"] = "closed"
+    until_seconds: float = 0.0
+    because: str = ""
+
+
+NOT_BREAKING = Breaking()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceView:
     """One place as the owner (lifecycle.controller) holds it. What deciding may read of it."""
 
@@ -118,6 +133,7 @@ class PlaceView:
     endpoint_later: bool = False  # None above while it is down: its port is chosen at each start
     installed: bool | None = None
     answers: bool = True  # False: running, but its engine is silent (of one in use: three looks in a row)
+    hung_at_seconds: float | None = None  # when its silence has lasted as long as a load may take; None: it answers
     num_ctx: int | None = None  # loaded or being loaded
     parallel: int = 1
     budget_bytes: int = 0  # what it holds of the ledger now; 0 when it holds nothing
@@ -149,6 +165,8 @@ class PlaceView:
     keep_alive_seconds: float = 0.0  # its current τ*
     keep_priority: float = 0.0  # greedy-dual: the lowest is evicted first
     breaker: str = "closed"  # closed | open | half_open
+    breaker_until_seconds: float = 0.0  # when an open one lets a probe through
+    breaker_because: str = ""
     version: str | None = None  # of its engine, as last seen
     shared: bool = False
 

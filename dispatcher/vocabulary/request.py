@@ -40,6 +40,7 @@ class Asked:
     requires: frozenset[Feature] = frozenset()
     context_tokens: int | None = None
     expected_output_tokens: int | None = None
+    max_output_tokens: int | None = None  # where the answer is cut at the latest; no guess of its length
     deadline_seconds: float | None = None
     priority: Priority = "normal"
     agent: str = ""

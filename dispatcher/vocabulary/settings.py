@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from dispatcher.vocabulary.gateway_settings import GatewaySettings
 from dispatcher.vocabulary.profile import ModelFacts
 
 GIB = 1024**3
@@ -63,6 +64,8 @@ class LimitSettings:
     """An idle connection is closed after so long."""
     event_subscribers: int = 64
     """Readers of `/events` at once; one more gets 503."""
+    event_subscribers_per_key: int = 16
+    """Of them, with one key; one more gets 503. Without keys only `event_subscribers` bounds them."""
     event_backlog: int = 256
     """Newest events kept for readers that are slow or come back; what a reader misses of them is told as dropped."""
     event_heartbeat_seconds: float = 15.0
@@ -95,6 +98,9 @@ class ExporterSettings:
     """Address of the exporter."""
     port: int = 9435
     """In use already? The daemon stays on `/metrics` of the API and says so."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host headers that are answered here besides those of `server.allowed_hosts`, this machine's own names and `host`;
+    others get 421. A Prometheus on another machine sends its target's name: `[metrics.example]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,24 +325,6 @@ class LifecycleSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerSettings:
-    failures_in_row: int = 5
-    """Opens at so many failures in a row …"""
-    failure_ratio: float = 0.50
-    """… or at this share of the requests of the window, …"""
-    window_min_requests: int = 10
-    """… once there were so many of them."""
-    window_seconds: float = 60.0
-    """The window of `failure_ratio`."""
-    open_seconds: float = 30.0
-    """No request goes there for so long, times the openings in a row …"""
-    open_max_seconds: float = 300.0
-    """… up to this; then one probe at a time."""
-    probe_passes: int = 2
-    """Probes answered in a row that close it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings:
     path: str | None = None
     """The SQLite file; none: under the user's state directory."""
@@ -374,6 +362,8 @@ class Settings:
     """How a choice is made."""
     lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     """Starting and stopping."""
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    """Relaying requests."""
     history: HistorySettings = field(default_factory=HistorySettings)
     """What is remembered."""
     rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)

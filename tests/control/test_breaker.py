@@ -18,7 +18,7 @@ from dispatcher.control.breaker import (
     released,
     retry_at_seconds,
 )
-from dispatcher.vocabulary.settings import BreakerSettings
+from dispatcher.vocabulary.gateway_settings import BreakerSettings
 
 RULES = BreakerSettings()
 T = 1_700_000_000.0

@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from dispatcher.control.retry import HANDLING, Budget, Cause, counted, delay_seconds, left, used_ratio
+from dispatcher.control.retry import HANDLING, Budget, counted, delay_seconds, left, used_ratio
+from dispatcher.vocabulary.relay import Cause
 
 T = 1_700_000_000.0
 
