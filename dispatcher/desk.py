@@ -5,11 +5,13 @@ What must never come in: a socket, a second way to choose, a memory of requests.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from random import getrandbits
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, Protocol
 
 from dispatcher.clock import Clock
 from dispatcher.errors import HistoryUnavailable
@@ -23,28 +25,59 @@ from dispatcher.vocabulary.request import Asked, Request
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.vocabulary.words import Seconds
-from dispatcher.vocabulary.world import World
+from dispatcher.vocabulary.world import Lost, World
 
 BACKOFF_MARGIN_SECONDS = 0.05  # a timer may fire a little early
+MAX_WAITING = 1024  # requests that wait for leases or a backoff, in all: each of them decides again and again
+WAKE_SECONDS = 0.1  # one that waits, and whose turn it is not, decides again at most so often …
+WAKES_PER_SECOND = 1000  # … and all of them together, too
 
 Outcome = Literal["chosen", "degraded", "fallback", "none"]
+NOWHERE: Mapping[Place, str] = MappingProxyType({})
+
+
+class Reserve(Protocol):
+    """A lease, or why not in words; synchronous. durable False: nobody writes it down."""
+
+    def __call__(
+        self,
+        *,
+        place: Place,
+        num_ctx: int,
+        evicts: tuple[Place, ...],
+        decision_id: str,
+        seconds: float,
+        durable: bool,
+    ) -> Lease | str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """What the desk may ask of the owner of places; handed in by the daemon, or three lambdas in a test.
 
-    reserve: a lease, or why not in words; synchronous. ready and changed wait, at most until the moment given;
-    changed is False when nothing changed until then, or at once when the daemon is leaving.
+    ready and changed wait, at most until the moment given; changed is False when nothing changed until then, or at once
+    when the daemon is leaving. claim: whether it is this request's turn.
     """
 
     view: Callable[[], FleetView]
-    reserve: Callable[[Place, int, tuple[Place, ...], str, float], Lease | str]
+    reserve: Reserve
     end: Callable[[str, str], None]
     claim: Callable[[Claim], bool]
     unclaim: Callable[[str], None]
     ready: Callable[[str, float], Awaitable[LeaseStatus | None]]
     changed: Callable[[float], Awaitable[bool]]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Errand:
+    """One request on its way: the settings it began with (a reload is for those that come after it), how long it may
+    wait, and the places that are out for it."""
+
+    request: Request
+    settings: Settings
+    until_seconds: float
+    durable: bool
+    lost: dict[Place, Lost]
 
 
 class Desk:
@@ -66,48 +99,46 @@ class Desk:
         self._clock = clock
         self._emit = emit
         self._record_lease = record_lease
+        self._waiting = 0
 
     def recommend(self, asked: Asked) -> Decision:
         """The same decision without a lease, an event or any other effect."""
         return self._decide(self._request(replace(asked, dry_run=True)), {}, self._settings())[0]
 
-    async def select(self, asked: Asked) -> Selected:
+    async def select(self, asked: Asked, *, without: Mapping[Place, str] = NOWHERE, durable: bool = True) -> Selected:
         """One request, from its words to a promise. Never raises for want of a model: `decision.chosen` is None.
 
         Waits, at most `wait_seconds` and the caller's deadline in all: for leases that alone keep its last candidate
         out, and for *ready*. A place that fails to start is not tried again for this request: the next best is.
+        without: where an attempt of it just failed, and why in words: not chosen either. durable False: the lease is
+        kept in memory only, for a caller that does not outlive this process.
         """
         request = self._request(asked)
-        until = request.at_seconds + _patience_seconds(request)
-        settings = self._settings()  # also for its waits: a reload is for the requests that come after it
-        lost: dict[Place, str] = {}
+        errand = _Errand(
+            request=request,
+            settings=self._settings(),
+            until_seconds=request.at_seconds + _patience_seconds(request),
+            durable=durable,
+            lost={place: Lost(rule="unavailable", because=_FAILED.format(why)) for place, why in without.items()},
+        )
         while True:
-            decision, lease, took = self._reserve(request, lost, settings)
-            if decision.chosen is None and decision.wait_for is not None and _may_wait(request):
-                decision, lease, took = await self._wait_for_leases(request, decision, lost, until, settings)
-            if decision.chosen is None and decision.backoff_until_seconds is not None and _may_wait(request):
-                decision, lease, took = await self._wait_for_backoff(request, decision, lost, until, took, settings)
+            decision, lease, took = self._reserve(errand)
+            if decision.chosen is None and _may_wait(request):
+                decision, lease, took = await self._wait(errand, decision, took)
             try:
-                selected, status = await self._settled(request, decision, lease, took, until, again=bool(lost))
+                selected, status = await self._settled(errand, decision, lease, took)
             except BaseException:  # cancelled above all: the caller left, and nobody else knows of this lease
                 if lease is not None:
                     self._fleet.end(lease.id, "returned")
                 raise
             if lease is None or status is None or status.ended not in ("start_failed", "withdrawn"):
                 return _as_of(selected, status)
-            lost[lease.place] = f"it was chosen and could not be started ({status.ended})"
-            if self._clock.now_seconds() >= until:
+            errand.lost[lease.place] = Lost(because=f"it was chosen and could not be started ({status.ended})")
+            if self._clock.now_seconds() >= errand.until_seconds:
                 return replace(selected, lease=None, state=PlaceState.STOPPED, eta_seconds=None)
 
     async def _settled(
-        self,
-        request: Request,
-        decision: Decision,
-        lease: Lease | None,
-        took: float,
-        until_seconds: float,
-        *,
-        again: bool,
+        self, errand: _Errand, decision: Decision, lease: Lease | None, took: float
     ) -> tuple[Selected, LeaseStatus | None]:
         """Recorded, told, and waited for where its place is not ready; a status only when there was a wait."""
         selected = await self._promised(decision, lease)
@@ -115,92 +146,114 @@ class Desk:
             Decided(
                 at_seconds=self._clock.now_seconds(),
                 decision=selected.decision,
-                outcome=_outcome(selected.decision, again),
+                outcome=_outcome(selected.decision, again=bool(errand.lost)),
                 decide_seconds=took,
                 lease_id=lease.id if lease else None,
             )
         )
-        if lease is None or selected.state is PlaceState.READY or not _may_wait(request):
+        if lease is None or selected.state is PlaceState.READY or not _may_wait(errand.request):
             return selected, None
-        return selected, await self._fleet.ready(lease.id, until_seconds)
+        return selected, await self._fleet.ready(lease.id, errand.until_seconds)
 
     def _request(self, asked: Asked) -> Request:
         return classify(asked, request_id=f"d-{getrandbits(64):016x}", at_seconds=self._clock.now_seconds())
 
-    def _decide(self, request: Request, lost: dict[Place, str], settings: Settings) -> tuple[Decision, float]:
+    def _decide(self, request: Request, lost: dict[Place, Lost], settings: Settings) -> tuple[Decision, float]:
         began = time.perf_counter()
         world = World(snapshot=self._snapshot(), fleet=self._fleet.view(), profiles=self._profiles(), lost=dict(lost))
         decision = decide(request, world, settings, self._clock.now_seconds())
         return decision, time.perf_counter() - began
 
-    def _reserve(
-        self, request: Request, lost: dict[Place, str], settings: Settings
-    ) -> tuple[Decision, Lease | None, float]:
+    def _reserve(self, errand: _Errand) -> tuple[Decision, Lease | None, float]:
         """Decide and promise, with no await between; refused by the ledger, decide again without that place."""
-        spent = 0.0
-        refused = dict(lost)
+        spent, request = 0.0, errand.request
+        lost = dict(errand.lost)
         while True:
-            decision, took = self._decide(request, refused, settings)
+            decision, took = self._decide(request, lost, errand.settings)
             spent += took
             chosen = decision.chosen
             if chosen is None or request.dry_run or not (request.start or _state_of(chosen)[0] is PlaceState.READY):
                 return decision, None, spent
             lease = self._fleet.reserve(
-                chosen.place,
-                chosen.num_ctx,
-                chosen.evicts,
-                request.id,
-                _lease_seconds(request, chosen, settings),
+                place=chosen.place,
+                num_ctx=chosen.num_ctx,
+                evicts=chosen.evicts,
+                decision_id=request.id,
+                seconds=_lease_seconds(request, chosen, errand.settings),
+                durable=errand.durable,
             )
             if isinstance(lease, Lease):
                 return decision, lease, spent
-            refused[chosen.place] = lease
+            lost[chosen.place] = Lost(because=lease)
 
-    async def _wait_for_leases(
-        self, request: Request, decision: Decision, lost: dict[Place, str], until_seconds: float, settings: Settings
-    ) -> tuple[Decision, Lease | None, float]:
+    async def _wait(self, errand: _Errand, decision: Decision, spent: float) -> tuple[Decision, Lease | None, float]:
+        """For leases, and then for a backoff, where that may help and not too many wait already."""
+        lease: Lease | None = None
+        if decision.wait_for is None and decision.backoff_until_seconds is None:
+            return decision, lease, spent
+        if self._waiting >= MAX_WAITING:
+            return _crowded(decision), lease, spent
+        self._waiting += 1
+        try:
+            if decision.wait_for is not None:
+                decision, lease, spent = await self._wait_for_leases(errand, decision)
+            if decision.chosen is None and decision.backoff_until_seconds is not None:
+                decision, lease, spent = await self._wait_for_backoff(errand, decision, spent)
+            return decision, lease, spent
+        finally:
+            self._waiting -= 1
+
+    async def _wait_for_leases(self, errand: _Errand, decision: Decision) -> tuple[Decision, Lease | None, float]:
         """Only live leases keep its last candidate out: it waits, and their places take no new ones meanwhile.
 
         Bounded by the caller's patience and by the longest lease alive when it began, so that it cannot be starved by
         a stream of small requests, nor starve them for longer than that. A place whose lease has ended may look busy
         until its CPU is read again: the wait goes on, and looks again as often as places are looked at.
         """
-        spent, lease = 0.0, None
+        spent, lease, its_turn = 0.0, None, False
+        settings, until_seconds = errand.settings, errand.until_seconds
         look_seconds = settings.lifecycle.reconcile_interval_seconds
+        decision_id = errand.request.id
         try:
             while decision.chosen is None:
                 if (blocked := decision.wait_for) is not None and blocked.rejection is not None:
                     victims = blocked.rejection.blockers
                     until_seconds = min(until_seconds, self._longest_lease_seconds(victims, settings))
-                    self._fleet.claim(
-                        Claim(place=blocked.place, victims=victims, decision_id=request.id, until_seconds=until_seconds)
+                    its_turn = self._fleet.claim(
+                        Claim(
+                            place=blocked.place, victims=victims, decision_id=decision_id, until_seconds=until_seconds
+                        )
                     )
                 pause_until = min(until_seconds, self._clock.now_seconds() + look_seconds)
-                waited = await self._fleet.changed(pause_until)
-                decision, lease, took = self._reserve(request, lost, settings)
+                waited = await self._woken(pause_until, its_turn=its_turn)
+                decision, lease, took = self._reserve(errand)
                 spent += took
                 now = self._clock.now_seconds()
                 if now >= until_seconds or (not waited and now < pause_until):  # the latter: the daemon is leaving
                     break
             return decision, lease, spent
         finally:
-            self._fleet.unclaim(request.id)
+            self._fleet.unclaim(decision_id)
+
+    async def _woken(self, until_seconds: float, *, its_turn: bool) -> bool:
+        """As Fleet.changed; but hundreds that wait do not all decide again at every change: who is not next rests for
+        its share of what all of them may, since it last decided."""
+        rested_at = self._clock.now_seconds() + max(WAKE_SECONDS, self._waiting / WAKES_PER_SECOND)
+        waited = await self._fleet.changed(until_seconds)
+        rest_seconds = min(rested_at, until_seconds) - self._clock.now_seconds()
+        if waited and not its_turn and rest_seconds > 0:
+            await asyncio.sleep(rest_seconds)
+        return waited
 
     async def _wait_for_backoff(
-        self,
-        request: Request,
-        decision: Decision,
-        lost: dict[Place, str],
-        until_seconds: float,
-        spent: float,
-        settings: Settings,
+        self, errand: _Errand, decision: Decision, spent: float
     ) -> tuple[Decision, Lease | None, float]:
         """The last candidate's start failed a moment ago, and may be tried again within the caller's patience: it is,
         and the answer says that it waited. Not at all, when the backoff lasts longer than that."""
         began, lease = self._clock.now_seconds(), None
-        while (ends := decision.backoff_until_seconds) is not None and ends < until_seconds:
-            waited = await self._fleet.changed(ends + BACKOFF_MARGIN_SECONDS)
-            decision, lease, took = self._reserve(request, lost, settings)
+        while (ends := decision.backoff_until_seconds) is not None and ends < errand.until_seconds:
+            waited = await self._woken(ends + BACKOFF_MARGIN_SECONDS, its_turn=False)
+            decision, lease, took = self._reserve(errand)
             spent += took
             if not waited and self._clock.now_seconds() < ends:  # the daemon is leaving
                 break
@@ -232,9 +285,10 @@ class Desk:
             elif state is not PlaceState.READY and not decision.request.start:
                 state = PlaceState.STOPPED  # it serves, with too little context, and nobody will reload it
             return Selected(decision=decision, state=state, eta_seconds=eta, endpoint=chosen.endpoint)
-        durable = True
+        durable = lease.durable
         try:
-            await self._record_lease(lease)
+            if durable:
+                await self._record_lease(lease)
         except HistoryUnavailable as trouble:
             durable = False
             told = Reason(code="not_durable", detail=f"the lease is granted from memory only: {trouble}")
@@ -242,6 +296,19 @@ class Desk:
         return Selected(
             decision=decision, lease=lease, state=state, eta_seconds=eta, endpoint=chosen.endpoint, durable=durable
         )
+
+
+_FAILED = "an attempt of this request just failed here: {}"
+
+
+def _crowded(decision: Decision) -> Decision:
+    """It would wait, were there not so many that do: refused at once, with the reason in words."""
+    told = f"{MAX_WAITING:,} requests wait already, as many as may; ask again in {decision.retry_after_seconds} s"
+    return replace(
+        decision,
+        reasons=(*decision.reasons, Reason(code="too_many_waiting", detail=told)),
+        sentence=f"{decision.sentence.rstrip('.')}; {told}.",
+    )
 
 
 def _patience_seconds(request: Request) -> float:

@@ -231,11 +231,10 @@ async def test_what_the_ledger_refuses_is_decided_again_without_it(clock):
     async with house.open():
         tenancy = house.controller.tenancy
         tenancy.ledger = replace(tenancy.ledger, room_bytes=3 * GIB)  # the view still says 15
-        decision, lease, _ = house.desk._reserve(
-            house.desk._request(Asked(text="hi", complexity="complex")), {}, house.settings
-        )
+        selected = await house.desk.select(Asked(text="hi", complexity="complex", wait_seconds=0.0))
+        decision = selected.decision
 
-        assert LLAMA == lease.place
+        assert LLAMA == selected.lease.place
         rules = {one.place: one.rejection.rule for one in decision.candidates if one.rejection}
         assert "reservation_lost" in rules.values()
         assert 1 == house.live_leases()

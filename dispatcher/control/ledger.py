@@ -191,3 +191,28 @@ def _still_to_come_bytes(view: PlaceView, fleet: FleetView, sampled_at_seconds: 
     ran_by_then = started_at is None or min(started_at, view.ready_at_seconds or started_at) <= sampled_at_seconds
     here_already = min(view.measured_bytes or 0, view.budget_bytes) if ran_by_then else 0
     return max(0, view.budget_bytes - here_already - takes_over)
+
+
+def free_video_bytes(fleet: FleetView, snapshot: Snapshot) -> int | None:
+    """Free video memory as measured, corrected by our own starts and stops since; nothing evicted. None: no GPU that
+    says so. May be negative."""
+    free = snapshot.reading("gpu_memory_free_bytes")
+    if free.value is None or not isfinite(free.value):
+        return None
+    correction = 0
+    for view in fleet.places:
+        correction -= _video_still_to_come_bytes(view, fleet, free.at_seconds)
+        if view.released_since_seconds and view.stopped_at_seconds is not None and _held_then(view, free.at_seconds):
+            correction += view.video_bytes or 0
+    return int(free.value) + correction
+
+
+def _video_still_to_come_bytes(view: PlaceView, fleet: FleetView, sampled_at_seconds: float) -> int:
+    """Of what the model held when it was last loaded, all that a sample from before it was loaded this time misses,
+    less what its victims will have freed for it by then. How much of a load had arrived when sampled, nobody tells."""
+    if view.state not in (PlaceState.STARTING, PlaceState.READY) or view.started_at_seconds is None:
+        return 0
+    if not view.video_bytes or (view.ready_at_seconds is not None and view.ready_at_seconds <= sampled_at_seconds):
+        return 0
+    takes_over = sum(other.video_bytes or 0 for other in fleet.places if other.taken_by == view.place)
+    return max(0, view.video_bytes - takes_over)

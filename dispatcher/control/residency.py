@@ -115,3 +115,12 @@ def settled_down(residency: Residency, now_seconds: float, lifecycle: LifecycleS
     if residency.state is S.QUARANTINED and now_seconds >= residency.quarantined_until_seconds:
         return turned(residency, "quarantine_over", now_seconds, "quarantine is over")
     return residency
+
+
+def failure_told(residency: Residency, now_seconds: float, *, asked: bool) -> str:
+    """Why a place that is seen stopped now was stopped, when that was a failure, or may not start again yet because of
+    one; else "". asked: it was told to stop for another reason."""
+    if residency.state not in (PlaceState.STOPPING, PlaceState.STUCK):
+        return ""
+    waits = now_seconds < max(residency.retry_at_seconds, residency.quarantined_until_seconds)
+    return residency.failure if waits or not asked else ""

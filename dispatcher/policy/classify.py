@@ -100,7 +100,8 @@ def classify(asked: Asked, *, request_id: str, at_seconds: float) -> Request:
     prompt_tokens = (
         asked.context_tokens if asked.context_tokens is not None else -(-len(asked.text) // CHARACTERS_PER_TOKEN)
     )
-    output_tokens = asked.expected_output_tokens or round(_OUTPUT_TOKENS[task] * _COMPLEXITY_FACTOR[complexity])
+    usual_tokens = round(_OUTPUT_TOKENS[task] * _COMPLEXITY_FACTOR[complexity])
+    output_tokens = asked.expected_output_tokens or min(usual_tokens, asked.max_output_tokens or usual_tokens)
     return Request(
         id=request_id,
         at_seconds=at_seconds,

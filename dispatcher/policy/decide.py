@@ -14,6 +14,7 @@ from math import ceil
 from dispatcher.policy import filters
 from dispatcher.policy.explain import best_effort, confidence, kept_ready, reasons, sentence
 from dispatcher.policy.filters import Option, option_for
+from dispatcher.policy.memory import memory_short
 from dispatcher.policy.predict import predict
 from dispatcher.policy.scorers import scores, total, weights
 from dispatcher.policy.sight import Sight, see
@@ -34,7 +35,7 @@ FILTERS: tuple[Filter, ...] = (
     filters.unavailable,
     filters.quarantined,
     filters.breaker_open,
-    filters.memory_short,
+    memory_short,
     filters.cpu_busy,
     filters.pressure_high,
     filters.signal_unknown,
@@ -115,6 +116,8 @@ def _weigh(sight: Sight) -> tuple[list[_Scored], list[tuple[Option, Rejection]]]
         given = scores(option, option.prediction, sight)
         order = sight.models[option.facts.name][0]
         survivors.append(_Scored(option, option.prediction, given, total(given, weighed), order))
+    if len(refused) > MAX_CANDIDATES:  # of more than are stored, those first that the request could mean at all
+        refused.sort(key=lambda pair: pair[1].rule == "not_allowed")
     return survivors, refused
 
 
@@ -204,6 +207,8 @@ def _retry_after_seconds(sight: Sight, refused: list[tuple[Option, Rejection]]) 
         ]
         if option.view.retry_at_seconds > sight.now_seconds:
             soonest.append(option.view.retry_at_seconds - sight.now_seconds)
+        if option.view.breaker_until_seconds > sight.now_seconds:
+            soonest.append(option.view.breaker_until_seconds - sight.now_seconds)
         if option.view.eta_seconds:
             soonest.append(option.view.eta_seconds)
     return max(1, min(120, ceil(min(soonest, default=DEFAULT_RETRY_SECONDS) - 0.001)))

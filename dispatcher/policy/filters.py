@@ -1,4 +1,5 @@
 """Why a place will not do. Each filter answers None or a Rejection in words with numbers; `decide` keeps their order.
+Whether there is memory for it is told in `memory`.
 
 `memory_short`, `cpu_busy`, `pressure_high` and `signal_unknown` refuse only what would have to be started or reloaded:
 what already answers is judged by how it answers.
@@ -6,7 +7,6 @@ what already answers is judged by how it answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -19,7 +19,6 @@ from dispatcher.vocabulary.signal import Freshness
 from dispatcher.vocabulary.words import Bytes, Moment, Seconds
 
 STOPPING_LOOK_SECONDS = 1.0  # how soon to look again at one that is on its way down after a failed start
-MAX_NAMED = 3  # leased places named in one refusal; the rest is counted
 
 _LOST_FOR_NOW = {
     PlaceState.DRAINING: "is draining",
@@ -34,7 +33,7 @@ class Option:
 
     must_start: from stopped, or a reload for more context. need_bytes: its footprint at num_ctx. own_bytes: what it
     holds already: given back by its own reload, or kept for its leases while it is down. free_bytes: what memory_short
-    compared need_bytes with.
+    compared need_bytes with; both are of video memory where it was short of that.
     """
 
     view: PlaceView
@@ -195,84 +194,12 @@ def quarantined(option: Option, sight: Sight) -> Rejection | None:
 def breaker_open(option: Option, sight: Sight) -> Rejection | None:
     if option.view.breaker != "open":
         return None
-    return Rejection(place=option.view.place, rule="breaker_open", template="its breaker is open: it failed too often")
-
-
-def memory_short(option: Option, sight: Sight) -> Rejection | None:
-    """Does not fit even if every evictable place were stopped. Where it fits, `option.evicts` says who has to go."""
-    if not option.must_start:
-        return None
-    place, need = option.view.place, option.need_bytes
-    limit = option.view.limit_bytes
-    if limit is not None and need > limit:
-        return Rejection(
-            place=place,
-            rule="memory_short",
-            template="needs {} at {:,} tokens of context, its container is limited to {}",
-            facts=(Bytes(need), option.num_ctx, Bytes(limit)),
-        )
-    if sight.free_bytes is None:
-        return None  # signal_unknown says so
-    policy = sight.settings.policy
-    latches = sight.world.snapshot.latches
-    latched = bool(latches) and f"memory_short:{place.server}/{place.model}" in latches
-    wanted = need * (policy.memory_leave_ratio if latched else policy.memory_enter_ratio)
-    free = sight.free_bytes + option.own_bytes
-    held = (
-        option.view.budget_bytes if option.own_bytes and option.view.evictable(sight.now_seconds) else 0
-    )  # never its own victim
-    option.free_bytes = free + sight.evictable_bytes[-1] - held
-    victims = sight.victims(wanted - free, option.view)
-    if victims is not None:
-        option.evicts = tuple(view.place for view in victims)
-        return _video_memory_short(option, victims, sight)
-    return _shortage(option, sight, wanted, option.free_bytes)
-
-
-def _video_memory_short(option: Option, victims: Sequence[PlaceView], sight: Sight) -> Rejection | None:
-    """Only of a model whose engine said that it lives in video memory, and only where free video memory is known. What
-    it holds itself and what its victims hold is free by then."""
-    view, free = option.view, sight.free_video_bytes
-    if free is None or not view.video_bytes:
-        return None
-    more_tokens = max(0, option.num_ctx - view.num_ctx) if view.num_ctx else 0
-    need = view.video_bytes + option.facts.kv_bytes_per_token * more_tokens * view.parallel
-    free += sum(one.video_bytes or 0 for one in victims if one is not view)
-    free += view.video_bytes if view.state is PlaceState.READY else 0
-    if free >= need:
-        return None
-    return Rejection(
-        place=view.place,
-        rule="memory_short",
-        template="needs {} of video memory, {} free, short {}",
-        facts=(Bytes(need), Bytes(free), Bytes(need - free)),
-    )
-
-
-def _shortage(option: Option, sight: Sight, wanted: float, free: int) -> Rejection:
-    """In numbers, and with the leases in the way by name."""
-    template = "needs {}, {} free after the reserve"
-    facts: tuple[object, ...] = (Bytes(option.need_bytes), Bytes(free))
-    if free < option.need_bytes:
-        template, facts = template + ", short {}", (*facts, Bytes(option.need_bytes - free))
-    else:
-        template, facts = template + ", {} wanted to be safe", (*facts, Bytes(int(wanted)))
-    short = wanted - free
-    blockers = sight.blockers(short, option.view)
-    for view in blockers[:MAX_NAMED]:
-        until = Moment(view.leased_until_seconds) if view.leased_until_seconds else "it is ready and has been used"
-        template += "; {} ({}) is leased until {}"
-        facts += (view.place.model, Bytes(view.budget_bytes), until)
-    if len(blockers) > MAX_NAMED:
-        template, facts = template + "; and {} more are leased", (*facts, len(blockers) - MAX_NAMED)
-    enough = sum(view.budget_bytes for view in blockers) >= short > 0
+    until, because = option.view.breaker_until_seconds, option.view.breaker_because or "it failed too often"
     return Rejection(
         place=option.view.place,
-        rule="memory_short",
-        template=template,
-        facts=facts,
-        leases_only=enough,
-        blockers=tuple(view.place for view in blockers) if enough else (),
+        rule="breaker_open",
+        template="its breaker is open until {}: {}" if until else "its breaker is open: {1}",
+        facts=(Moment(until), because),
     )
 
 
@@ -362,7 +289,8 @@ def too_slow_for_deadline(option: Option, sight: Sight) -> Rejection | None:
 
 
 def reservation_lost(option: Option, sight: Sight) -> Rejection | None:
-    words = sight.world.lost.get(option.view.place) if sight.world.lost else None
-    if words is None:
+    """Out for this request: the ledger refused it, it could not be started, or an attempt failed there."""
+    lost = sight.world.lost.get(option.view.place) if sight.world.lost else None
+    if lost is None:
         return None
-    return Rejection(place=option.view.place, rule="reservation_lost", template="{}", facts=(words,))
+    return Rejection(place=option.view.place, rule=lost.rule, template="{}", facts=(lost.because,))

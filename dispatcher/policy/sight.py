@@ -6,10 +6,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import isfinite
 from typing import cast
 
-from dispatcher.control.ledger import free_bytes
+from dispatcher.control.ledger import free_bytes, free_video_bytes
 from dispatcher.vocabulary.fleet import PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts
 from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, DEFAULT_NUM_CTX, Request
@@ -22,9 +21,9 @@ from dispatcher.vocabulary.world import World
 class Sight:
     """num_ctx: the smallest rung that holds the request, None when none does (then each model's own maximum decides).
 
-    free_bytes: as control.ledger.free_bytes, with nothing evicted; None: unknown. evictable: in the order they would
-    go; evictable_bytes: running sums of their budgets, one longer, starting at 0. leased: what would be evictable, were
-    it not for live leases, the soonest to end first; leased_bytes: running sums likewise.
+    free_bytes, free_video_bytes: as in control.ledger, with nothing evicted; None: unknown. evictable: in the order
+    they would go; evictable_bytes: running sums of their budgets, one longer, starting at 0. leased: what would be
+    evictable, were it not for live leases, the soonest to end first; leased_bytes: running sums likewise.
     """
 
     request: Request
@@ -62,6 +61,39 @@ class Sight:
             self.memo[key] = _enough(self.evictable, self.evictable_bytes, short_bytes)
         return cast("tuple[PlaceView, ...] | None", self.memo[key])
 
+    def victims_with_video(
+        self, short_bytes: float, short_video_bytes: int, grantee: PlaceView
+    ) -> tuple[PlaceView, ...] | None:
+        """As `victims`, of those that free both: memory and video memory."""
+        if grantee.state is PlaceState.READY:
+            evictable = tuple(view for view in self.evictable if view is not grantee)
+            return _enough_of_both(evictable, short_bytes, short_video_bytes)
+        key = ("video victims", short_bytes, short_video_bytes)
+        if key not in self.memo:
+            self.memo[key] = _enough_of_both(self.evictable, short_bytes, short_video_bytes)
+        return cast("tuple[PlaceView, ...] | None", self.memo[key])
+
+    def evictable_video_bytes(self, grantee: PlaceView) -> int:
+        """Of video memory, in all; a grantee that reloads is not its own victim."""
+        known = self.memo.get("evictable video")
+        if not isinstance(known, int):
+            known = self.memo["evictable video"] = sum(view.video_bytes or 0 for view in self.evictable)
+        own = grantee.state is PlaceState.READY and grantee in self.evictable
+        return known - (grantee.video_bytes or 0 if own else 0)
+
+    def video_blockers(
+        self, short_bytes: int, grantee: PlaceView, counted: Sequence[PlaceView] = ()
+    ) -> tuple[PlaceView, ...]:
+        """As `blockers`, of those that hold video memory, without those that are counted already."""
+        found: list[PlaceView] = []
+        for view in self.leased:
+            if short_bytes <= 0:
+                break
+            if view is not grantee and view.video_bytes and view not in counted:
+                found.append(view)
+                short_bytes -= view.video_bytes
+        return tuple(found)
+
     def blockers(self, short_bytes: float, grantee: PlaceView) -> tuple[PlaceView, ...]:
         """The leased that would have to end, the soonest first, for `short_bytes` more; all if not enough."""
         leased, sums = self.leased, self.leased_bytes
@@ -74,6 +106,27 @@ class Sight:
 def _enough(evictable: Sequence[PlaceView], sums: Sequence[int], short_bytes: float) -> tuple[PlaceView, ...] | None:
     count = bisect_left(sums, short_bytes)
     return _needed(evictable[:count], short_bytes) if count < len(sums) else None
+
+
+def _enough_of_both(
+    evictable: Sequence[PlaceView], short_bytes: float, short_video_bytes: int
+) -> tuple[PlaceView, ...] | None:
+    found: list[PlaceView] = []
+    spare, video_spare = -short_bytes, -short_video_bytes
+    for view in evictable:
+        if not ((spare < 0 and view.budget_bytes) or (video_spare < 0 and view.video_bytes)):
+            continue
+        found.append(view)
+        spare += view.budget_bytes
+        video_spare += view.video_bytes or 0
+    if spare < 0 or video_spare < 0:
+        return None
+    for view in sorted(found, key=lambda view: -view.keep_priority):
+        if view.budget_bytes <= spare and (view.video_bytes or 0) <= video_spare:
+            spare -= view.budget_bytes
+            video_spare -= view.video_bytes or 0
+            found.remove(view)
+    return tuple(found)
 
 
 def _needed(victims: Sequence[PlaceView], short_bytes: float) -> tuple[PlaceView, ...]:
@@ -114,7 +167,7 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
         settings=settings,
         now_seconds=now_seconds,
         num_ctx=rung_for(request.context_tokens),
-        free_video_bytes=_free_video_bytes(world),
+        free_video_bytes=free_video_bytes(world.fleet, world.snapshot),
         free_bytes=free_bytes(world.fleet, world.snapshot, now_seconds),
         evictable=tuple(evictable),
         evictable_bytes=(0, *accumulate(view.budget_bytes for view in evictable)),
@@ -126,11 +179,6 @@ def see(request: Request, world: World, settings: Settings, now_seconds: float) 
         },
         slowdown_ratio=slowdown_ratio(world, settings),
     )
-
-
-def _free_video_bytes(world: World) -> int | None:
-    free = world.snapshot.reading("gpu_memory_free_bytes").value
-    return int(free) if free is not None and isfinite(free) else None
 
 
 def slowdown_ratio(world: World, settings: Settings) -> float:

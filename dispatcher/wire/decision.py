@@ -129,7 +129,8 @@ def no_model(decision: Decision, instance: str) -> NoModel:
 
 
 def insufficient_memory(decision: Decision) -> Candidate | None:
-    """The smallest candidate, when memory is all that is in the way of every one, and not because of our own leases."""
+    """The smallest candidate, when memory is all that is in the way of every one, and neither our own leases nor a
+    latch alone, which both pass."""
     if decision.chosen is not None:
         return None
     smallest: Candidate | None = None
@@ -137,7 +138,8 @@ def insufficient_memory(decision: Decision) -> Candidate | None:
         rejection = candidate.rejection
         if rejection is None or rejection.rule in _FITTING_OR_NOT:
             continue
-        if rejection.rule != "memory_short" or rejection.leases_only or candidate.need_bytes is None:
+        passes = rejection.leases_only or rejection.latch_only
+        if rejection.rule != "memory_short" or passes or candidate.need_bytes is None:
             return None
         if smallest is None or smallest.need_bytes is None or candidate.need_bytes < smallest.need_bytes:
             smallest = candidate

@@ -10,6 +10,7 @@ from dispatcher.policy.decide import FILTERS
 from dispatcher.vocabulary.fleet import PlaceState
 from dispatcher.vocabulary.settings import GIB
 from dispatcher.vocabulary.signal import Freshness
+from dispatcher.vocabulary.world import Lost
 from tests.builders import (
     LLAMA,
     NOW,
@@ -203,14 +204,14 @@ def test_too_slow_for_deadline_counts_waits_and_loads_and_the_time_already_gone(
 
 
 def test_a_reservation_the_ledger_refused_is_told_in_the_ledgers_words():
-    world = a_world(lost={LLAMA: "docker:phi may no longer be stopped"})
+    world = a_world(lost={LLAMA: Lost(because="docker:phi may no longer be stopped")})
 
     assert ("reservation_lost", "docker:phi may no longer be stopped") == refused(decided(world), LLAMA)
     assert None is refused(decided(world), PHI)
 
 
 def test_words_with_braces_do_not_break_a_sentence():
-    world = a_world(lost={LLAMA: "500 {'error': 'x'}"})
+    world = a_world(lost={LLAMA: Lost(because="500 {'error': 'x'}")})
 
     assert ("reservation_lost", "500 {'error': 'x'}") == refused(decided(world), LLAMA)
 
@@ -259,7 +260,7 @@ def test_when_everything_is_wrong_the_first_rule_of_the_order_is_named():
     well = a_place_view(QWEN)
     plenty = a_snapshot(latches=frozenset({"cpu_busy", "pressure_high"}), freshness=Freshness.STALE)
     calm = a_snapshot(latches=frozenset({"pressure_high"}), freshness=Freshness.STALE)
-    lost = {QWEN: "no"}
+    lost = {QWEN: Lost(because="no")}
     steps = [
         ("not_allowed", snapshot, draining, asked, lost),
         ("lacks_capability", snapshot, draining, cured_model, lost),

@@ -9,7 +9,7 @@ from dispatcher.vocabulary.profile import HostSpeed, Measured, Rates, Success
 from dispatcher.vocabulary.request import COMPLEXITIES, TASKS, Request
 from dispatcher.vocabulary.settings import GIB
 from dispatcher.vocabulary.signal import HOST, SIGNALS, Freshness, Reading, Snapshot, UnknownReason
-from dispatcher.vocabulary.world import World
+from dispatcher.vocabulary.world import Lost, World
 from tests.builders import NOW, some_profiles
 
 MODELS = ("phi3:mini", "llama3.2:3b", "qwen2.5:7b", "outside:1b")
@@ -131,7 +131,7 @@ def worlds(draw) -> World:
             wanted_per_second={model: draw(st.floats(0, 10)) for model in MODELS},
             host_speed=HostSpeed(n=draw(st.integers(0, 3))),
         ),
-        lost=dict.fromkeys(draw(st.lists(st.sampled_from(PLACES), max_size=2)), "lost"),
+        lost=dict.fromkeys(draw(st.lists(st.sampled_from(PLACES), max_size=2)), Lost(because="lost")),
     )
 
 

@@ -202,3 +202,20 @@ async def test_whatever_breaks_the_budget_holds_and_nothing_leaks(clock, seed):
         assert 0 == house.live_leases()
         assert {S.STOPPED} >= {house.state(place) for place in (PHI, LLAMA, QWEN)} - {S.QUARANTINED}
         assert (0, 0) == (house.engine.held_bytes(), reserved_bytes(house.controller.tenancy.ledger))
+
+
+@in_virtual_time
+async def test_eight_hundred_that_wait_for_one_leased_model_are_all_served_when_its_lease_ends(clock):
+    house = a_house(clock, total_bytes=8 * GIB)
+    asked = Asked(text="think", model="qwen2.5:7b", wait_seconds=120.0)
+    async with house.open():
+        small = await house.desk.select(Asked(text="hi", model="llama3.2:3b", lease_seconds=600.0))
+        tasks = [asyncio.create_task(house.desk.select(asked)) for _ in range(800)]
+        await asyncio.sleep(60.0)
+        assert 1 == len(house.controller.view().claims)
+        house.give_back(small.lease)
+        answers = await asyncio.gather(*tasks)
+
+        assert {(QWEN, S.READY)} == {(one.lease and one.lease.place, one.state) for one in answers}
+        assert (1, 800) == (len(house.engine.did("load", QWEN)), house.live_leases())
+        assert () == house.controller.view().claims
