@@ -20,7 +20,7 @@ MIN_GAPS = 5  # below so many idle gaps the ski-rental prior decides
 
 
 def plan(fleet: FleetView, snapshot: Snapshot, now_seconds: float, policy: PolicySettings) -> tuple[Action, ...]:
-    """Starts whose room is free, stops that were promised, and idle places whose time is over.
+    """Starts whose room is free, stops that were promised, idle places whose time is over, and servers that hang.
 
     Nothing leased, in flight, busy, pinned or in its dwell is stopped here; a failing engine is not acted on at all:
     what should be is remembered by the states themselves. Unknown freezes: stale stops nothing that is healthy unless
@@ -29,9 +29,10 @@ def plan(fleet: FleetView, snapshot: Snapshot, now_seconds: float, policy: Polic
     if fleet.failing:
         return ()
     waiting_for_room = {view.taken_by for view in fleet.places if view.taken_by is not None}
+    hung = _hung(fleet, snapshot.freshness, now_seconds)
     actions: list[Action] = []
     for view in fleet.places:
-        action = _next(view, view.place in waiting_for_room, snapshot.freshness, now_seconds)
+        action = hung.get(view.place) or _next(view, view.place in waiting_for_room, snapshot.freshness, now_seconds)
         if action is not None:
             actions.append(action)
     return (*actions, *_relief(fleet, snapshot, now_seconds, policy, {action.place for action in actions}))
@@ -56,6 +57,23 @@ def _next(view: PlaceView, waits_for_victims: bool, freshness: Freshness, now_se
             detail = f"idle for {idle_seconds:.0f} s, kept for {view.keep_alive_seconds:.0f} s"
             return Stop(place=view.place, cause="idle", detail=detail)
     return None
+
+
+def _hung(fleet: FleetView, freshness: Freshness, now_seconds: float) -> dict[Place, Stop]:
+    """What is ready by its state and has been silent for as long as a load may take: stopped, so that it can be started
+    again. Blind, where nothing that went down is brought back, only when nobody else answers either."""
+    if freshness is Freshness.BLIND and any(view.state is PlaceState.READY and view.answers for view in fleet.places):
+        return {}
+    return {
+        view.place: Stop(
+            place=view.place, cause="failed", detail=f"silent for as long as a load may take: {view.because}"
+        )
+        for view in fleet.places
+        if view.state is PlaceState.READY
+        and not view.busy
+        and view.hung_at_seconds is not None
+        and now_seconds >= view.hung_at_seconds
+    }
 
 
 def first_light(

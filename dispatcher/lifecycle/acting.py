@@ -27,8 +27,10 @@ class Acting:
         done: Callable[[Acted], None],
         left: Callable[[Place], None],
         load_deadline_seconds: Callable[[Place], float],
+        fault: Callable[[str, Exception, str], None],
     ) -> None:
         """left: called instead of `done` when a start that is no longer wanted has come to its end."""
+        self._fault = fault
         self._load_deadline_seconds = load_deadline_seconds
         self._provider = provider
         self._settings = settings
@@ -68,11 +70,19 @@ class Acting:
         assert self._group is not None, "acting before the loop runs"
         assert action.place not in self._tasks, f"two tasks for {action.place}"
         self._last_seconds[action.place] = self._clock.now_seconds()
-        work = self._start(action) if isinstance(action, Start) else self._stop(action)
+        work = self._outlived(action)
         verb = "start" if isinstance(action, Start) else "stop"
         task = self._group.create_task(work, name=f"lifecycle.{verb}.{action.place}")
         self._tasks[action.place] = task
         task.add_done_callback(lambda ended: self._forget(action.place, ended))
+
+    async def _outlived(self, action: Action) -> None:
+        """What follows from an action's end is ours as well: a fault in it ends this task, and not the daemon."""
+        try:
+            await (self._start(action) if isinstance(action, Start) else self._stop(action))
+        except Exception as fault:
+            self._unwanted.discard(action.place)
+            self._fault("action", fault, f"{action.place} is as it is; the next look tells how")
 
     def cancel(self, place: Place) -> None:
         """Its end is no longer wanted, nor reported. A load that is cut ends in the engine, too; a start call does not:

@@ -33,15 +33,18 @@ class AutoProvider:
         rehearsal: Callable[[], Provider] | None,
         saw_real: Callable[[], bool],
         had: Callable[[], str | None] = lambda: None,
+        erred: Callable[[str], None] = lambda error_type: None,
         detect_seconds: float = DETECT_SECONDS,
         now_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """rehearsal: makes it, when allowed (only without a configuration file). saw_real: was a real place ever seen
-        here, in this life or an earlier one? had: the name of the provider that had our places last, as remembered."""
+        here, in this life or an earlier one? had: the name of the provider that had our places last, as remembered.
+        erred: counts a fault of ours."""
         self._candidates = (docker, ollama)
         self._make_rehearsal = rehearsal
         self._saw_real = saw_real
         self._had = had
+        self._erred = erred
         self._detect_seconds = detect_seconds
         self._now_seconds = now_seconds
         self._current: Provider = NoneProvider()
@@ -94,6 +97,13 @@ class AutoProvider:
             self._silent[candidate.name] = f"{cause}{_WAY_OUT}" if awaited else str(cause)
             words = f"{candidate.name.capitalize()}: no answer ({in_few_words(cause)})"
             self._found[candidate.name] = words + (_AWAITED if awaited else "")
+            return
+        except Exception as fault:  # ours: a provider promises EngineUnreachable. The others are used all the same
+            if self._silent.get(candidate.name) != (because := f"a fault of ours: {fault!r}"):
+                _log.exception('provider=%s fault="%r" consequence="it counts as silent"', candidate.name, fault)
+            self._erred("internal")
+            self._silent[candidate.name] = because
+            self._found[candidate.name] = f"{candidate.name.capitalize()}: no answer ({because})"
             return
         self._silent.pop(candidate.name, None)
         self._found[candidate.name] = _in_words(candidate.name, seen)
@@ -160,7 +170,9 @@ class AutoProvider:
             asyncio.create_task(self._switched.wait(), name="switched"),
         ]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a fault, if it was one: a wake that fails at once must not look like news
         finally:
             for task in tasks:
                 task.cancel()

@@ -18,29 +18,35 @@ from dispatcher.control.plan import first_light, plan
 from dispatcher.control.residency import settled_down
 from dispatcher.errors import DispatcherError, NotFound, NotNow
 from dispatcher.lifecycle.acting import Acting
+from dispatcher.lifecycle.asking import ask_themselves
 from dispatcher.lifecycle.looking import Looking
-from dispatcher.lifecycle.provider import Answering, Provider
-from dispatcher.lifecycle.resident import Resident, heard_of
+from dispatcher.lifecycle.provider import Provider
+from dispatcher.lifecycle.resident import Resident
+from dispatcher.lifecycle.surviving import Surviving
 from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.action import Action, Start, Stop
 from dispatcher.vocabulary.event import Acted, Event, Turned
-from dispatcher.vocabulary.fleet import FleetView, Lease, LeaseStatus, Place, PlaceState
+from dispatcher.vocabulary.fleet import NOT_BREAKING, Breaking, FleetView, Lease, LeaseStatus, Place, PlaceState
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 
 STUCK_RETRY_SECONDS = 60.0
+STOP_RETRY_SECONDS = 1.0  # an engine that refuses to stop a place at once is not asked in a tight loop
+LOOKS_UP_SECONDS = 5.0  # from a pause, to see whether it was made shorter
+FAULT_PAUSE_SECONDS = 1.0  # after a fault of ours, whatever wakes the loop
+NEVER_KNOWN_POLLS = 3  # so many polls, and none of them knew the host's memory: nobody does
 
 _log = logging.getLogger(__name__)
-STOP_RETRY_SECONDS = 1.0  # an engine that refuses to stop a place at once is not asked in a tight loop
 
 
 class Controller:
-    """in_flight: how many requests the gateway has at a place. jitter: 0..1, drawn anew at each call."""
+    """in_flight: how many requests are at a place without a lease. breaker: what the gateway makes of a place.
+    jitter: 0..1, drawn anew at each call."""
 
     reconciled_at_seconds: float | None = None
-    _memory_known_seconds: float | None = None  # when the host's free memory was last known, or we began to look
+    _memory_known_seconds: float | None = None  # when the host's free memory was last known; None: never
     _leaving = False
 
     def __init__(
@@ -53,6 +59,7 @@ class Controller:
         profiles: Callable[[], Profiles],
         emit: Callable[[Event], None],
         in_flight: Callable[[Place], int] = lambda place: 0,
+        breaker: Callable[[Place], Breaking] = lambda place: NOT_BREAKING,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._provider = provider
@@ -63,6 +70,7 @@ class Controller:
         self._emit = emit
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
+        self._surviving = Surviving(emit=emit, clock=clock)
         self.tenancy = Tenancy(
             settings=settings,
             clock=clock,
@@ -70,6 +78,7 @@ class Controller:
             profiles=profiles,
             emit=emit,
             in_flight=in_flight,
+            breaker=breaker,
             jitter=jitter,
             wake=self._wake.set,
             notify=self._notify,
@@ -81,6 +90,7 @@ class Controller:
             done=self._done,
             left=self._left,
             load_deadline_seconds=self.tenancy.load_deadline_seconds,
+            fault=self._surviving.fault,
         )
         self._unaddressed: dict[Place, Acted] = {}  # loaded, and where it can be called is not seen yet
         self._looking = Looking(self.tenancy, busy=self._acting.busy, emit=emit, may_yet_run=self._acting.may_yet_run)
@@ -153,31 +163,56 @@ class Controller:
             group.create_task(self._listen(), name="lifecycle.listen")
             while True:
                 self._wake.clear()
-                await self.reconcile()
                 try:
-                    async with asyncio.timeout(self._pause_seconds()):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                    await self.reconcile()
+                except Exception as fault:
+                    self._surviving.fault("reconcile", fault, "this round ended early; the next compares anew")
+                    await asyncio.sleep(FAULT_PAUSE_SECONDS)
+                else:
+                    self._surviving.over("reconcile")
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next look is due or something calls for it. Looked up from: a reload may have made it shorter."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            left_seconds = self._pause_seconds(loop.time() - began)
+            try:
+                async with asyncio.timeout(min(left_seconds, LOOKS_UP_SECONDS)):
+                    await self._wake.wait()
+                return
+            except TimeoutError:
+                if left_seconds <= LOOKS_UP_SECONDS:
+                    return
 
     async def prepare(self) -> None:
         """The first look, before anybody is answered: adopts what runs and honours restored leases. No action yet."""
-        await self._observe()
+        try:
+            await self._observe()
+        except Exception as fault:  # as in run: the first round looks again
+            self._surviving.fault("first_look", fault, "what runs is seen at the next look")
 
     async def reconcile(self) -> None:
         """One look, one comparison, the actions begun. Never raises for what the engine does."""
         await self._observe()
         self._settle()
-        now, snapshot, policy = self._clock.now_seconds(), self._snapshot(), self._settings().policy
-        for action in plan(self.view(), snapshot, now, policy):
+        now, snapshot = self._clock.now_seconds(), self._snapshot()
+        for action in plan(self.view(), snapshot, now, self._settings().policy):
             self._begin(action)
-        known = snapshot.reading("host_memory_available_bytes").value is not None
-        if known or self._memory_known_seconds is None:
-            self._memory_known_seconds = now
-        elif now - self._memory_known_seconds > policy.blind_after_seconds:
+        if self._nobody_knows(snapshot, now):
             for action in first_light(self.view(), snapshot, now, self._profiles()):
                 self._begin(action)
         self.reconciled_at_seconds = self._clock.now_seconds()
+
+    def _nobody_knows(self, snapshot: Snapshot, now_seconds: float) -> bool:
+        """The host's free memory, for as long as makes blind; where it never was known, from the first few polls on."""
+        if snapshot.reading("host_memory_available_bytes").value is not None:
+            self._memory_known_seconds = now_seconds
+            return False
+        if self._memory_known_seconds is None:
+            return snapshot.number >= NEVER_KNOWN_POLLS
+        return now_seconds - self._memory_known_seconds > self._settings().policy.blind_after_seconds
 
     async def _observe(self) -> None:
         began = self._clock.now_seconds()
@@ -194,52 +229,30 @@ class Controller:
             self._count_memory()
             self._looking.look(seen, began, self._clock.now_seconds())
             self._address(began)
-            await self._ask_themselves([one.place for one in seen if one.in_part and one.running])
+            silent = [one.place for one in seen if one.in_part and one.running]
+            await ask_themselves(silent, self._provider, self.tenancy, self._clock, self._notify)
             return
-        await self._ask_themselves(list(self.tenancy.residents))
-
-    async def _ask_themselves(self, places: Sequence[Place]) -> None:
-        """What runs is handed out while the engine cannot say whether it still answers: so the ready ones of these are
-        asked for a sign of life."""
-        provider, residents = self._provider, self.tenancy.residents
-        if not isinstance(provider, Answering):
-            return
-
-        async def ask(place: Place, endpoint: str) -> None:
-            try:
-                answers = await provider.answers(place, endpoint)
-            except Exception as fault:  # ours, as in _observe: the loop outlives it
-                _log.exception("place=%s fault=%s consequence=nobody knows whether it answers", place, fault)
-                return
-            resident = residents.get(place)
-            if answers is None or resident is None or resident.state is not PlaceState.READY:
-                return
-            because = "" if answers else f"no answer from {endpoint}"
-            after = heard_of(resident, answers, self._clock.now_seconds(), because)
-            residents[place] = replace(after, seen=replace(after.seen, answers=answers, because=because))
-            self.tenancy.changed(place)
-            if after.life.down is not resident.life.down:
-                self._notify()
-
-        async with asyncio.TaskGroup() as group:
-            for place in places:
-                one = residents.get(place)
-                if one is None or one.state is not PlaceState.READY or one.seen.paused or one.seen.endpoint is None:
-                    continue
-                group.create_task(ask(place, one.seen.endpoint), name=f"lifecycle.ask.{place}")
+        await ask_themselves(list(self.tenancy.residents), self._provider, self.tenancy, self._clock, self._notify)
 
     async def _listen(self) -> None:
         while True:
-            await self._provider.wake()
+            try:
+                await self._provider.wake()
+            except Exception as fault:
+                self._surviving.fault("wake", fault, "the engine's news are seen at the next look")
+                await asyncio.sleep(self._settings().lifecycle.reconcile_interval_seconds)
+                continue
+            self._surviving.over("wake")
             self._wake.set()
 
-    def _pause_seconds(self) -> float:
-        """Until the next look: the interval, or the next lease's end; a stop under way is looked at sooner."""
+    def _pause_seconds(self, paused_seconds: float) -> float:
+        """What is left until the next look: of the interval, or to the next lease's end; a stop under way is looked at
+        sooner."""
         pause = self._settings().lifecycle.reconcile_interval_seconds
         if any(one.state is PlaceState.STOPPING for one in self.tenancy.residents.values()):
             pause = min(pause, 0.5)
-        expiry = self.tenancy.promises.next_expiry_seconds()
-        return max(0.05, min(pause, expiry - self._clock.now_seconds())) if expiry is not None else pause
+        left, expiry = pause - paused_seconds, self.tenancy.promises.next_expiry_seconds()
+        return max(0.05, left if expiry is None else min(left, expiry - self._clock.now_seconds()))
 
     def _fail(self, because: str | None) -> None:
         """What the engine's silence means is remembered once, and told once at each change."""
@@ -298,6 +311,8 @@ class Controller:
                 return
             if state in (PlaceState.READY, PlaceState.DRAINING):
                 tenancy.stop(place, action.cause, action.detail)
+                if action.cause == "failed":
+                    self._looking.count_crash(place, action.detail, self._clock.now_seconds(), "place_crashed")
             self._acting.begin(replace(action, cause=tenancy.residents[place].stop_cause))
             return
         if tenancy.residents[place].seen.paused and tenancy.residents[place].seen.running:

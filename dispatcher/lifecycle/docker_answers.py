@@ -80,6 +80,13 @@ def is_paused(inspected: Json) -> bool:
     return is_running(inspected) and bool((inspected.get("State") or {}).get("Paused"))
 
 
+def is_privileged(inspected: Json) -> bool:
+    """It may do on its host what root may: no model server needs that, and who can set two labels must not get it
+    started by us."""
+    host = inspected.get("HostConfig")
+    return isinstance(host, Mapping) and bool(host.get("Privileged"))
+
+
 def was_oom_killed(inspected: Json) -> bool:
     return bool((inspected.get("State") or {}).get("OOMKilled"))
 

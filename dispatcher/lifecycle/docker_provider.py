@@ -22,6 +22,7 @@ from dispatcher.lifecycle.docker_answers import (
     how_it_ended,
     inspected_place,
     is_paused,
+    is_privileged,
     is_running,
     place_of,
     row_name,
@@ -40,6 +41,7 @@ _LOOK_SECONDS = 2.0  # a healthy engine answers in milliseconds; a busy one with
 _WATCH_SECONDS = 0.5  # between looks at whether a container that loads still runs
 _CUT_SECONDS = 3.0  # a load that was cut off: so long its container may take to be seen ended
 
+_PRIVILEGED = "privileged, and what may do anything on its host is not started from here; declare it without that"
 _STATS_SECONDS = 3.0  # deadline of one reading of a container's CPU and memory
 
 _log = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ class DockerProvider:
         self._engine = EngineCalls()
         self._events: DockerEvents | None = None
         self._changed = asyncio.Event()
-        self._unlabelled: set[str] = set()  # warned of once
+        self._ignored: set[tuple[str, str]] = set()  # warned of once
         self._stats: dict[str, tuple[str, Json]] = {}  # container → the run it is of, its newest reading
         self._measuring: dict[str, asyncio.Task[None]] = {}
 
@@ -100,13 +102,12 @@ class DockerProvider:
         return sorted((place for place in seen if place is not None), key=lambda one: one.place)
 
     async def _see(self, row: Json, until_seconds: float) -> PlaceSeen | None:
-        """None: no place (no model label), or gone since the list. A container that Docker does not inspect in half the
-        time left, or not in its protocol, is told by its row alone, and does not hold up the others."""
+        """None: no place (no model label, or privileged), or gone since the list. A container that Docker does not
+        inspect in half the time left, or not in its protocol, is told by its row alone, and does not hold up the
+        others."""
         place = place_of(name := row_name(row), row.get("Labels"))
         if place is None:
-            if name not in self._unlabelled:
-                self._unlabelled.add(name)
-                _log.warning("container=%s ignored: it is managed, but has no label %s", name, MODEL_LABEL)
+            self._ignore(name, f"it is managed, but has no label {MODEL_LABEL}")
             return None
         try:
             inspected = await self._calls.run(
@@ -118,12 +119,20 @@ class DockerProvider:
             return seen_from_row(place, row, str(cause))
         if inspected is None or inspected_place(inspected) != place:
             return None
+        if is_privileged(inspected):
+            self._ignore(name, f"it is {_PRIVILEGED}")
+            return None
         try:
             if not is_running(inspected):
                 return seen_of(place, inspected, remote_host=self._calls.remote_host)
             return await self._see_running(place, inspected, until_seconds)
         except (AttributeError, KeyError, TypeError, ValueError) as cause:  # fields of other types than Docker's
             return seen_from_row(place, row, f"Docker's answer about {name} cannot be read ({cause!r})")
+
+    def _ignore(self, name: str, why: str) -> None:
+        if (name, why) not in self._ignored:
+            self._ignored.add((name, why))
+            _log.warning("container=%s ignored: %s", name, why)
 
     async def _see_running(self, place: Place, inspected: Json, until_seconds: float) -> PlaceSeen:
         endpoint, _ = endpoint_of(inspected, self._calls.remote_host)
@@ -272,6 +281,8 @@ def _ours(engine: Engine, place: Place, labels: Mapping[str, str]) -> Json:
             f"(its labels say {found.model if found else 'nothing of us'}); nothing was done to it. "
             f"Declare it with dispatcher.managed=true and {MODEL_LABEL}={place.model}."
         )
+    if is_privileged(inspected):
+        raise PlaceNotOurs(f"The container {_container(place)} is {_PRIVILEGED}. Nothing was done to it.")
     carried = (inspected.get("Config") or {}).get("Labels") or {}
     missing = ", ".join(f"{name}={value}" for name, value in labels.items() if carried.get(name) != value)
     if missing:

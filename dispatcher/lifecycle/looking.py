@@ -14,7 +14,7 @@ from dispatcher.control.ledger import Shortage
 from dispatcher.lifecycle.resident import Resident, looked_at
 from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.action import Start
-from dispatcher.vocabulary.event import Acted, Event, Leased
+from dispatcher.vocabulary.event import GONE, Acted, Event, Leased, Turned
 from dispatcher.vocabulary.fleet import Lease, Place, PlaceSeen, PlaceState
 from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 
@@ -46,7 +46,7 @@ class Looking:
         tenancy = self._tenancy
         here = {one.place for one in seen}
         for place in [place for place in tenancy.residents if place not in here]:
-            tenancy.forget(place)
+            self._vanished(place, now_seconds)
         for one in seen:
             resident = tenancy.residents.get(one.place) or Resident(seen=one)
             tenancy.residents[one.place] = looked_at(resident, one, now_seconds)
@@ -130,6 +130,22 @@ class Looking:
         tenancy.ledger = book.adopted(tenancy.ledger, place, tenancy.budget_bytes(place, num_ctx))
         tenancy.changed(place)
 
+    def _vanished(self, place: Place, now_seconds: float) -> None:
+        """The engine no longer lists it: its container was removed, or declared anew as something else."""
+        before = self._tenancy.residents[place].state.value
+        self._tenancy.forget(place)
+        self._emit(
+            Turned(
+                at_seconds=now_seconds,
+                what="place",
+                subject=str(place),
+                before=before,
+                after=GONE,
+                because="the engine does not list it any more",
+                place=place,
+            )
+        )
+
     def _gone(self, seen: PlaceSeen, now_seconds: float) -> None:
         """It was ready and no longer runs. Out of memory or an error exit is a crash; a stop by hand is not."""
         tenancy, place = self._tenancy, seen.place
@@ -138,8 +154,12 @@ class Looking:
         if crashed and not seen.oom_killed:
             why = f"it exited with {seen.exit_code}, and nobody here asked for it"
         tenancy.stopped(place, why)
-        if not crashed:
-            return
+        if crashed:
+            self.count_crash(place, why, now_seconds, "oom_killed" if seen.oom_killed else "place_crashed")
+
+    def count_crash(self, place: Place, why: str, now_seconds: float, error_type: str) -> None:
+        """A failure of a place that had been started: its backoff, its quarantine, and the event that tells of it."""
+        tenancy = self._tenancy
         tenancy.count_failure(place, why)
         num_ctx = tenancy.residents[place].num_ctx or DEFAULT_NUM_CTX
         self._emit(
@@ -149,7 +169,7 @@ class Looking:
                 ok=False,
                 seconds=0.0,
                 because=why,
-                error_type="oom_killed" if seen.oom_killed else "place_crashed",
+                error_type=error_type,
             )
         )
 

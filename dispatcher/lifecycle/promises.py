@@ -108,11 +108,16 @@ class Promises:
         }
         if taken & set(claim.victims):
             return False
-        self._claims[claim.decision_id] = claim
+        if self._claims.get(claim.decision_id) != claim:
+            self._claims[claim.decision_id] = claim
         return True
 
-    def unclaim(self, decision_id: str) -> None:
-        self._claims.pop(decision_id, None)
+    def claim_of(self, decision_id: str) -> Claim | None:
+        return self._claims.get(decision_id)
+
+    def unclaim(self, decision_id: str) -> bool:
+        """False when there was none."""
+        return self._claims.pop(decision_id, None) is not None
 
     def claims(self, now_seconds: float) -> tuple[Claim, ...]:
         return tuple(claim for claim in self._claims.values() if claim.until_seconds > now_seconds)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dispatcher.control.liveness import Liveness, heard
+from dispatcher.control.liveness import Liveness, heard, while_paused
 from dispatcher.control.residency import Residency
 from dispatcher.vocabulary.action import StopCause
-from dispatcher.vocabulary.fleet import Claim, Place, PlaceSeen, PlaceState, PlaceView
+from dispatcher.vocabulary.fleet import Breaking, Claim, Place, PlaceSeen, PlaceState, PlaceView
 from dispatcher.vocabulary.signal import NEVER_SEEN, Reading
 
 FLAPS = 3  # more starts or stops than this within the flap window double the dwell
 FLAP_WINDOW_SECONDS = 600.0
 DWELL_MAX_SECONDS = 1800.0
 IN_USE = (PlaceState.READY, PlaceState.DRAINING)
+CPU_TOLD_SECONDS = 15.0  # what is found running: three looks, for the difference of two readings begun at the first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,9 @@ def looked_at(resident: Resident, seen: PlaceSeen, now_seconds: float) -> Reside
     cpu = resident.cpu
     if cores is not None:
         cpu = Reading(value=cores, at_seconds=seen.cpu_at_seconds or now_seconds, source="docker")
-    elif not seen.running:
+    if cpu.at_seconds > now_seconds:  # by a clock that was or will be set: it would be the newest for as long
+        cpu = replace(cpu, at_seconds=now_seconds)
+    if not seen.running:
         cpu = NEVER_SEEN
     held = resident.held_bytes
     if seen.running:
@@ -77,8 +80,10 @@ def looked_at(resident: Resident, seen: PlaceSeen, now_seconds: float) -> Reside
 
 def heard_of(resident: Resident, answers: bool | None, now_seconds: float, because: str = "") -> Resident:
     """With one more sign of life of a place in use, or the lack of one. None: nobody asked; a paused one cannot."""
-    if answers is None or resident.state not in IN_USE or (resident.seen.paused and not answers):
+    if answers is None or resident.state not in IN_USE:
         return resident
+    if resident.seen.paused and not answers:
+        return replace(resident, life=while_paused(resident.life, now_seconds)) if resident.life.down else resident
     return replace(resident, life=heard(resident.life, answers, now_seconds, because))
 
 
@@ -131,6 +136,7 @@ class Shown:
     leases: int
     leased_until_seconds: float | None
     in_flight: int
+    breaker: Breaking
     budget_bytes: int
     taken_by: Place | None
     claim: Claim | None
@@ -141,12 +147,31 @@ class Shown:
     container_cpu: Reading[float]  # Prometheus' (cAdvisor's)
     busy_cores: float
     parallel: int
+    load_deadline_seconds: float
     now_seconds: float
 
 
 def _newest_cpu(resident: Resident, shown: Shown) -> Reading[float]:
     told = shown.container_cpu
     return told if told.value is not None and told.at_seconds > resident.cpu.at_seconds else resident.cpu
+
+
+def _cpu_is_due(resident: Resident, now_seconds: float) -> bool:
+    """It was found running, perhaps at work, and its engine has not had the time yet to tell its CPU: unknown, and not
+    idle. Containers only: a shared server tells none of its models."""
+    since_seconds = resident.ready_at_seconds
+    found = resident.start_cause == "adopted" and not resident.seen.shared
+    return found and since_seconds is not None and now_seconds - since_seconds < CPU_TOLD_SECONDS
+
+
+def _is_busy(resident: Resident, shown: Shown, cpu: Reading[float]) -> bool:
+    if shown.leases or shown.in_flight:
+        return True
+    if resident.seen.paused and resident.state is PlaceState.READY:
+        return True  # left to whoever paused it: only a stop by hand ends it
+    if resident.state not in IN_USE:  # a drain waits for what it still computes
+        return False
+    return _cpu_is_due(resident, shown.now_seconds) if cpu.value is None else cpu.value > shown.busy_cores
 
 
 def _silence(resident: Resident) -> tuple[bool, str]:
@@ -156,7 +181,15 @@ def _silence(resident: Resident) -> tuple[bool, str]:
     return (True, seen.because or life.because) if seen.running and missed else (False, "")
 
 
-def _eta_seconds(resident: Resident, now_seconds: float) -> float | None:
+def _hung_at_seconds(resident: Resident, shown: Shown) -> float | None:
+    """None also from its first answer on: one that comes back is not stopped for having been away."""
+    since_seconds, seen = resident.life.down_since_seconds, resident.seen
+    silent = resident.state is PlaceState.READY and seen.running and not seen.paused and not resident.life.passes
+    return since_seconds + shown.load_deadline_seconds if silent and since_seconds is not None else None
+
+
+def eta_seconds(resident: Resident, now_seconds: float) -> float | None:
+    """Until it is ready, while it starts; None: not starting, or nobody knows."""
     ready_at = resident.expected_ready_at_seconds
     if resident.state is not PlaceState.STARTING or ready_at is None:
         return None
@@ -167,10 +200,7 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
     seen, residency = resident.seen, resident.residency
     cpu = _newest_cpu(resident, shown)
     quarantined = resident.state is PlaceState.QUARANTINED
-    works = resident.state in IN_USE  # a drain waits for what it still computes
-    busy_by_cpu = works and cpu.value is not None and cpu.value > shown.busy_cores
     silent, why_silent = _silence(resident)
-    left_alone = seen.paused and resident.state is PlaceState.READY  # to whoever paused it: only a stop by hand ends it
     return PlaceView(
         place=resident.place,
         state=resident.state,
@@ -180,6 +210,7 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         endpoint_later=seen.endpoint_later,
         installed=seen.installed,
         answers=not silent,
+        hung_at_seconds=_hung_at_seconds(resident, shown),
         num_ctx=resident.num_ctx,
         parallel=shown.parallel,
         budget_bytes=shown.budget_bytes,
@@ -189,15 +220,18 @@ def view_of(resident: Resident, shown: Shown) -> PlaceView:
         leases=shown.leases,
         leased_until_seconds=shown.leased_until_seconds,
         in_flight=shown.in_flight,
+        breaker=shown.breaker.state,
+        breaker_until_seconds=shown.breaker.until_seconds,
+        breaker_because=shown.breaker.because,
         cpu_cores=cpu,
-        busy=shown.leases > 0 or shown.in_flight > 0 or busy_by_cpu or left_alone,
+        busy=_is_busy(resident, shown, cpu),
         pinned=shown.pinned,
         dwell_until_seconds=resident.dwell_until_seconds,
         claimed_until_seconds=shown.claim.until_seconds if shown.claim else None,
         claimed_for=shown.claim.place if shown.claim else None,
         claimed_by=shown.claim.decision_id if shown.claim else None,
         taken_by=shown.taken_by,
-        eta_seconds=_eta_seconds(resident, shown.now_seconds),
+        eta_seconds=eta_seconds(resident, shown.now_seconds),
         retry_at_seconds=residency.quarantined_until_seconds if quarantined else residency.retry_at_seconds,
         ready_at_seconds=resident.ready_at_seconds,
         started_at_seconds=resident.started_at_seconds,

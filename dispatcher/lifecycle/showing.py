@@ -10,7 +10,7 @@ from dispatcher.control.plan import keep_alive_seconds, keep_priority
 from dispatcher.lifecycle.promises import Promises
 from dispatcher.lifecycle.resident import Resident, Shown, view_of
 from dispatcher.policy.predict import load_prior_seconds
-from dispatcher.vocabulary.fleet import Claim, FleetView, Place, PlaceState, PlaceView
+from dispatcher.vocabulary.fleet import Breaking, Claim, FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import NO_RATES, Profiles, blended
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
@@ -23,7 +23,9 @@ class _Built:
     resident: Resident
     holding: Holding | None
     in_flight: int
+    breaker: Breaking
     snapshot_number: int
+    claim: Claim | None
     view: PlaceView
 
 
@@ -35,11 +37,13 @@ class Showing:
         profiles: Callable[[], Profiles],
         snapshot: Callable[[], Snapshot],
         in_flight: Callable[[Place], int],
+        breaker: Callable[[Place], Breaking],
     ) -> None:
         self._settings = settings
         self._profiles = profiles
         self._snapshot = snapshot
         self._in_flight = in_flight
+        self._breaker = breaker
         self._built: dict[Place, _Built] = {}
         self._reserved: tuple[Ledger, int] | None = None
         self._pinned_model: str | None = None
@@ -104,26 +108,25 @@ class Showing:
         pinned_model: str | None,
         now_seconds: float,
     ) -> PlaceView:
-        """The view built last, if nothing it shows has changed. A starting place's eta moves with the clock, and a
-        claim ends by it: those are built each time."""
+        """The view built last, if nothing it shows has changed. A starting place's eta moves with the clock: it is
+        built each time."""
         place = resident.place
-        holding, in_flight = ledger.holdings.get(place), self._in_flight(place)
+        holding, in_flight, breaker = ledger.holdings.get(place), self._in_flight(place), self._breaker(place)
+        claim = next((one for one in claims if place in one.victims), None)
         built = self._built.get(place)
         if (
             built is not None
             and built.resident is resident
             and built.holding is holding
             and built.in_flight == in_flight
+            and built.breaker == breaker
             and built.snapshot_number == snapshot_number
-            and not claims
+            and built.claim is claim
             and resident.state is not PlaceState.STARTING
         ):
             return built.view
-        claim = next((one for one in claims if place in one.victims), None)
-        view = self._view(resident, holding, promises, in_flight, claim, pinned_model, ledger, now_seconds)
-        self._built.pop(place, None)
-        if claim is None:
-            self._built[place] = _Built(resident, holding, in_flight, snapshot_number, view)
+        view = self._view(resident, holding, promises, in_flight, breaker, claim, pinned_model, ledger, now_seconds)
+        self._built[place] = _Built(resident, holding, in_flight, breaker, snapshot_number, claim, view)
         return view
 
     def _view(
@@ -132,6 +135,7 @@ class Showing:
         holding: Holding | None,
         promises: Promises,
         in_flight: int,
+        breaker: Breaking,
         claim: Claim | None,
         pinned_model: str | None,
         ledger: Ledger,
@@ -149,6 +153,7 @@ class Showing:
                 leases=len(promises.on(place)),
                 leased_until_seconds=promises.until_seconds(place),
                 in_flight=in_flight,
+                breaker=breaker,
                 budget_bytes=budget,
                 taken_by=holding.taken_by if holding else None,
                 claim=claim,
@@ -159,6 +164,7 @@ class Showing:
                 container_cpu=self._snapshot().reading("container_cpu_cores", container),
                 busy_cores=rules.busy_cores,
                 parallel=rules.num_parallel,
+                load_deadline_seconds=self.load_deadline_seconds(resident) if resident.life.down else 0.0,
                 now_seconds=now_seconds,
             ),
         )

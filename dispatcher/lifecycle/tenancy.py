@@ -14,14 +14,14 @@ from dispatcher.clock import Clock
 from dispatcher.control import ledger as book
 from dispatcher.control.ledger import Ledger, Shortage
 from dispatcher.control.liveness import Liveness
-from dispatcher.control.residency import Happening, Residency, failed, turned
+from dispatcher.control.residency import Happening, Residency, failed, failure_told, turned
 from dispatcher.errors import NotFound, NotNow
 from dispatcher.lifecycle.promises import Promises
-from dispatcher.lifecycle.resident import Resident, dwell_seconds, released
+from dispatcher.lifecycle.resident import Resident, dwell_seconds, eta_seconds, released
 from dispatcher.lifecycle.showing import Showing
 from dispatcher.vocabulary.action import BLIND, StopCause
 from dispatcher.vocabulary.event import Event, Leased, Turned
-from dispatcher.vocabulary.fleet import Claim, FleetView, Lease, LeaseStatus, Place, PlaceState, PlaceView
+from dispatcher.vocabulary.fleet import Breaking, Claim, FleetView, Lease, LeaseStatus, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import Settings
@@ -40,6 +40,7 @@ class Tenancy:
         profiles: Callable[[], Profiles],
         emit: Callable[[Event], None],
         in_flight: Callable[[Place], int],
+        breaker: Callable[[Place], Breaking],
         jitter: Callable[[], float],
         wake: Callable[[], None],
         notify: Callable[[], None],
@@ -51,7 +52,9 @@ class Tenancy:
         self._jitter = jitter
         self._wake = wake
         self._notify = notify
-        self._showing = Showing(settings=settings, profiles=profiles, snapshot=snapshot, in_flight=in_flight)
+        self._showing = Showing(
+            settings=settings, profiles=profiles, snapshot=snapshot, in_flight=in_flight, breaker=breaker
+        )
         self._priority_floor = 0.0  # greedy-dual's L
         self.residents: dict[Place, Resident] = {}
         self.ledger = Ledger()
@@ -87,6 +90,11 @@ class Tenancy:
         else:
             self._showing.forget(place)
 
+    def apply(self) -> None:
+        """After a reload: what may be promised, and all that is shown, by the settings that are in force now."""
+        self.ledger = replace(self.ledger, room_bytes=book.room_bytes(self.total_bytes, self._settings().lifecycle))
+        self.changed()
+
     def budget_bytes(self, place: Place, num_ctx: int) -> int:
         """What a shared server says that it holds with this context, else its footprint with it; for a model outside
         the chain what it was seen to hold, or its limit."""
@@ -107,11 +115,7 @@ class Tenancy:
         resident = self.residents.get(lease.place)
         if resident is None:
             return LeaseStatus(lease=lease, state=PlaceState.STOPPED, ended=ended or "withdrawn")
-        eta: float | None = None
-        if resident.state is PlaceState.READY:
-            eta = 0.0
-        elif resident.expected_ready_at_seconds is not None:
-            eta = max(0.0, resident.expected_ready_at_seconds - self._clock.now_seconds())
+        eta = 0.0 if resident.state is PlaceState.READY else eta_seconds(resident, self._clock.now_seconds())
         return LeaseStatus(
             lease=lease, state=resident.state, eta_seconds=eta, endpoint=resident.seen.endpoint, ended=ended
         )
@@ -119,7 +123,14 @@ class Tenancy:
     # --- promising ---------------------------------------------------------------------------------------------
 
     def reserve(
-        self, *, place: Place, num_ctx: int, evicts: Sequence[Place], decision_id: str, seconds: float
+        self,
+        *,
+        place: Place,
+        num_ctx: int,
+        evicts: Sequence[Place],
+        decision_id: str,
+        seconds: float,
+        durable: bool = True,
     ) -> Lease | str:
         """A lease on the place, or why not, in words. Evictions are marked here, and done by the loop."""
         now, rules = self._clock.now_seconds(), self._settings().lifecycle
@@ -139,6 +150,7 @@ class Tenancy:
             granted_at_seconds=now,
             expires_at_seconds=now + lasts if ready else None,
             evicts=tuple(evicts),
+            durable=durable,
         )
         self.promises.put(lease)
         self._used(place)
@@ -211,9 +223,9 @@ class Tenancy:
                 raise NotNow(f"lease {lease_id} is over ({gone[1]}); ask /select for a new one")
             raise NotFound(f"no lease {lease_id}; it may have ended long ago. Ask /select for a new one")
         now = self._clock.now_seconds()
-        if lease.expires_at_seconds is not None:
-            lease = replace(lease, expires_at_seconds=now + lease.seconds)
-            self.promises.put(lease)
+        until = now + lease.seconds if lease.expires_at_seconds is not None else None
+        lease = replace(lease, expires_at_seconds=until, durable=True)  # who renews it writes it down
+        self.promises.put(lease)
         self.changed(lease.place)
         self._emit(Leased(at_seconds=now, lease=lease, what="renewed"))
         return lease
@@ -240,14 +252,15 @@ class Tenancy:
 
     def claim(self, claim: Claim) -> bool:
         """From now on the victims take no new leases, until then or `unclaim`; False: others were first."""
-        taken = self.promises.claim(claim)
-        self.changed()
+        before, taken = self.promises.claim_of(claim.decision_id), self.promises.claim(claim)
+        if taken and before != claim:
+            self.changed()
         return taken
 
     def unclaim(self, decision_id: str) -> None:
-        self.promises.unclaim(decision_id)
-        self.changed()
-        self._notify()
+        if self.promises.unclaim(decision_id):
+            self.changed()
+            self._notify()
 
     # --- turning -----------------------------------------------------------------------------------------------
 
@@ -330,16 +343,9 @@ class Tenancy:
         )
         if not self.promises.on(place):
             self.release(place)
-        self.turn(place, "seen_stopped", self._failure(resident, now) or because)
+        failure = failure_told(resident.residency, now, asked=resident.stop_cause != "failed")
+        self.turn(place, "seen_stopped", failure or because)
         self._wake()  # a grantee may be waiting for exactly this
-
-    def _failure(self, resident: Resident, now_seconds: float) -> str:
-        """Why it was stopped, when that was a failure or it may not start again yet because of one; else ""."""
-        residency = resident.residency
-        if resident.state not in (PlaceState.STOPPING, PlaceState.STUCK):
-            return ""
-        waits = now_seconds < max(residency.retry_at_seconds, residency.quarantined_until_seconds)
-        return residency.failure if waits or resident.stop_cause == "failed" else ""
 
     def start_failed(self, place: Place, because: str, *, its_own: bool = True) -> None:
         """Its leases end, what half-started is stopped, the next try waits for its backoff.
@@ -352,15 +358,12 @@ class Tenancy:
         if its_own:
             self.count_failure(place, because)
             return
-        pause = self._settings().lifecycle.backoff_min_seconds
-        residency = self.residents[place].residency
-        self.write(place, replace(residency, retry_at_seconds=self._clock.now_seconds() + pause, failure=because))
+        retry_at = self._clock.now_seconds() + self._settings().lifecycle.backoff_min_seconds
+        self.write(place, replace(self.residents[place].residency, retry_at_seconds=retry_at, failure=because))
 
     def count_failure(self, place: Place, because: str) -> None:
-        residency = self.residents[place].residency
-        rules = self._settings().lifecycle
-        after = failed(residency, self._clock.now_seconds(), rules, jitter_ratio=self._jitter(), because=because)
-        self.write(place, after)
+        now, rules, before = self._clock.now_seconds(), self._settings().lifecycle, self.residents[place].residency
+        self.write(place, failed(before, now, rules, jitter_ratio=self._jitter(), because=because))
 
     def withdraw_grantee_of(self, victim: Place) -> None:
         """A victim is stuck: who counted on its memory is told so, and its grant ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.control.liveness import Liveness, heard
+from dispatcher.control.liveness import Liveness, heard, while_paused
 from tests.builders import NOW
 
 
@@ -44,3 +44,25 @@ def test_a_flurry_of_looks_is_one_look():
 
 def test_why_it_was_down_is_forgotten_when_it_is_up():
     assert "" == after("---++").because
+
+
+@pytest.mark.parametrize(
+    ("looks", "since_seconds"),
+    [
+        pytest.param("--", None, id="not down yet"),
+        pytest.param("---", 10.0, id="since the look that told it"),
+        pytest.param("------", 10.0, id="not anew with each look"),
+        pytest.param("---+--", 10.0, id="one pass is no recovery"),
+        pytest.param("---++", None, id="up again"),
+        pytest.param("---++---", 35.0, id="a silence of its own"),
+    ],
+)
+def test_since_when_it_is_down_is_remembered_while_it_is(looks, since_seconds):
+    told = after(looks).down_since_seconds
+
+    assert since_seconds == (None if told is None else told - NOW)
+
+
+def test_a_pause_is_not_counted_as_silence():
+    assert NOW + 900 == while_paused(after("---"), NOW + 900).down_since_seconds
+    assert after("--") == while_paused(after("--"), NOW + 900)

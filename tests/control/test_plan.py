@@ -92,6 +92,22 @@ DECISIONS = {
 }
 
 
+def hung(place: Place = LLAMA, **changes):
+    """Ready by its state, its container runs, and it has been silent for exactly as long as a load may take."""
+    return idle(0, place, **{"answers": False, "because": "no answer", "hung_at_seconds": NOW, **changes})
+
+
+DECISIONS |= {
+    "a server that hangs is stopped as a failure": ((hung(),), [("stop", LLAMA, "failed")]),
+    "also in its dwell": ((hung(dwell_until_seconds=NOW + 60),), [("stop", LLAMA, "failed")]),
+    "also a pinned one: it is started again": ((hung(pinned=True),), [("stop", LLAMA, "failed")]),
+    "and not because it is idle, too": ((hung(used_at_seconds=NOW - 9999),), [("stop", LLAMA, "failed")]),
+    "silent for less than a load may take": ((hung(hung_at_seconds=NOW + 1),), []),
+    "silent but leased": ((hung(**LEASED),), []),
+    "silent but in flight, or paused, or computing": ((hung(in_flight=1, busy=True),), []),
+}
+
+
 @pytest.mark.parametrize(("views", "expected"), DECISIONS.values(), ids=DECISIONS.keys())
 def test_each_place_gets_what_its_state_calls_for(views, expected):
     assert expected == planned(*views)
@@ -205,6 +221,19 @@ def test_what_was_begun_goes_on_while_nobody_knows(state, freshness):
 @pytest.mark.parametrize(("freshness", "starts"), [(Freshness.STALE, 1), (Freshness.BLIND, 0)])
 def test_what_is_down_while_leased_comes_back_on_stale_readings_and_not_on_none(freshness, starts):
     assert starts == len(planned(a_place_view(LLAMA, **LEASED), snapshot=a_snapshot(freshness=freshness)))
+
+
+@pytest.mark.parametrize("freshness", Freshness)
+def test_a_server_that_hangs_is_no_healthy_one_whatever_is_known(freshness):
+    assert [("stop", LLAMA, "failed")] == planned(hung(), snapshot=a_snapshot(freshness=freshness))
+
+
+def test_blind_a_server_that_hangs_is_left_alone_while_another_answers():
+    """It would not be brought back before somebody knows the memory again."""
+    blind = a_snapshot(freshness=Freshness.BLIND)
+
+    assert [] == planned(hung(), a_ready_view(PHI), snapshot=blind)
+    assert [("stop", LLAMA, "failed")] == planned(hung(), hung(PHI, **LEASED), snapshot=blind)
 
 
 # ── keep-alive ──────────────────────────────────────────────────────────────────────────────────────────────────────

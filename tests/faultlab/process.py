@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from dispatcher.clock import ManualClock
 from dispatcher.control.tally import Tally
+from dispatcher.daemon.fleet import fleet_of
 from dispatcher.daemon.operations import Operations
 from dispatcher.daemon.stream import Stream
-from dispatcher.desk import Desk, Fleet
+from dispatcher.desk import Desk
 from dispatcher.errors import NotNow
 from dispatcher.lifecycle.controller import Controller
 from dispatcher.lifecycle.tenancy import Tenancy
@@ -80,7 +81,7 @@ class Process:
             jitter=jitter,
         )
         self.desk = Desk(
-            fleet=self._fleet(),
+            fleet=fleet_of(self.controller),
             snapshot=self.sampler.snapshot,
             profiles=self._profiles,
             settings=lambda: settings,
@@ -105,20 +106,6 @@ class Process:
 
     def _profiles(self):
         return self.tally.profiles(self.clock.now_seconds())
-
-    def _fleet(self) -> Fleet:
-        tenancy = self.controller.tenancy
-        return Fleet(
-            view=tenancy.view,
-            reserve=lambda place, num_ctx, evicts, decision_id, seconds: tenancy.reserve(
-                place=place, num_ctx=num_ctx, evicts=evicts, decision_id=decision_id, seconds=seconds
-            ),
-            end=tenancy.end,
-            claim=tenancy.claim,
-            unclaim=tenancy.unclaim,
-            ready=self.controller.ready,
-            changed=self.controller.changed,
-        )
 
     async def boot(self) -> None:
         """Promises first, one look before anybody is answered, then the loops."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dispatcher.control.ledger import Ledger
-from dispatcher.vocabulary.event import Acted, Leased, Turned
+from dispatcher.vocabulary.event import GONE, Acted, Leased, Turned
 from dispatcher.vocabulary.fleet import HOLDING, FleetView, Lease, Place, PlaceView
 
 SLACK_SECONDS = 1e-3
@@ -78,7 +78,7 @@ class Truth:
             self.renewed.discard(place)
         elif event.before != before:
             self.fault(f"{place} turned from {event.before} to {event.after}, and it was last told as {before}")
-        self.states[place] = event.after
+        self.states[place] = "stopped" if event.after == GONE else event.after  # declared anew it begins so
         self.seen[f"turned {event.after}"] += 1
 
     def check_acted(self, event: Acted) -> None:

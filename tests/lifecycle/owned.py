@@ -8,7 +8,7 @@ from dispatcher.clock import ManualClock
 from dispatcher.lifecycle.resident import Resident
 from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.event import Event, Leased
-from dispatcher.vocabulary.fleet import Place, PlaceState
+from dispatcher.vocabulary.fleet import NOT_BREAKING, Place, PlaceState
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import GIB, LifecycleSettings, Settings
 from tests.builders import LLAMA, NOW, PHI, QWEN, a_seen, a_snapshot, some_profiles
@@ -22,6 +22,7 @@ class Owned:
         self.events: list[Event] = []
         self.in_flight: dict[Place, int] = {}
         self.woken = 0
+        self.notified = 0
         self.settings = replace(Settings(), lifecycle=LifecycleSettings(**rules))
         self.tenancy = Tenancy(
             settings=lambda: self.settings,
@@ -30,9 +31,10 @@ class Owned:
             profiles=lambda: profiles or some_profiles(),
             emit=self.events.append,
             in_flight=lambda place: self.in_flight.get(place, 0),
+            breaker=lambda place: NOT_BREAKING,
             jitter=lambda: 1.0,
             wake=self._wake,
-            notify=lambda: None,
+            notify=self._notify,
         )
         self.tenancy.failing = None
         self.tenancy.total_bytes = (room_gib + 1) * GIB
@@ -42,6 +44,9 @@ class Owned:
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def _notify(self) -> None:
+        self.notified += 1
 
     def reserve(self, place: Place, *evicts: Place, num_ctx: int = 4096, seconds: float = 60.0, by: str = "d-1"):
         return self.tenancy.reserve(place=place, num_ctx=num_ctx, evicts=evicts, decision_id=by, seconds=seconds)

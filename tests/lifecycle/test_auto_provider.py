@@ -131,6 +131,40 @@ async def test_it_leaves_rehearsal_for_the_real_thing_and_never_goes_back(town):
     assert "ollama" == auto.name
 
 
+class Faulty:
+    """A provider with a fault of ours in it. What it promises is EngineUnreachable."""
+
+    name, rehearsal, local = "docker", False, True
+
+    async def list(self):
+        raise KeyError("Names")
+
+    async def wake(self) -> None:
+        raise KeyError("Actor")
+
+    async def close(self) -> None: ...
+
+
+async def test_a_fault_of_ours_at_one_engine_costs_no_other_and_is_counted_each_time_and_told_once(town, caplog):
+    erred: list[str] = []
+    await town.ollama.start()
+    auto = await town.look_around()
+    ollama = auto._candidates[1]
+    faulty = AutoProvider(Faulty(), ollama, rehearsal=None, saw_real=lambda: False, erred=erred.append)
+
+    assert ["ollama", "ollama"] == [await faulty.detect(), await faulty.detect()]
+    assert "Docker: no answer (a fault of ours: KeyError('Names'))" == faulty.found()["docker"]
+    assert (["internal"] * 2, 1) == (erred, caplog.text.count("provider=docker fault="))
+
+
+async def test_a_wake_that_fails_is_no_news(town):
+    auto = await town.look_around()
+    auto._current = Faulty()
+
+    with pytest.raises(KeyError, match="Actor"):
+        await auto.wake()
+
+
 async def test_it_looks_again_only_every_thirty_seconds(town):
     auto = await town.look_around()
     await auto.list()

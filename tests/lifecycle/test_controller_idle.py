@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -123,3 +124,41 @@ async def test_a_drain_waits_for_what_its_place_still_computes(clock):
 
         house.engine.work(LLAMA, 0.0)
         await house.until(lambda: house.state(LLAMA) is S.STOPPED)
+
+
+# ── after a restart ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@in_virtual_time
+async def test_after_a_restart_a_stop_by_hand_waits_until_the_cpu_is_told_and_then_for_what_is_computed(clock):
+    house = a_house(clock)
+    house.engine.up(LLAMA)
+    house.engine.work(LLAMA, 2.0)
+    async with house.open():
+        house.controller.ask_stop(LLAMA)
+        await asyncio.sleep(60.0)
+        assert S.DRAINING is house.state(LLAMA)
+
+        house.engine.work(LLAMA, 0.0)
+        await house.until(lambda: house.state(LLAMA) is S.STOPPED)
+
+
+@pytest.mark.parametrize(("shared", "least_seconds", "most_seconds"), [(False, 15, 25), (True, 0, 7)])
+@in_virtual_time
+async def test_where_no_cpu_is_ever_told_a_stop_by_hand_waits_for_it_no_longer_than_for_three_looks(
+    clock, shared, least_seconds, most_seconds
+):
+    house = a_house(clock)
+    house.engine.up(LLAMA)
+    seen = house.engine.list
+
+    async def without_cpu():
+        return [replace(one, cpu_seconds_total=None, cpu_at_seconds=None, shared=shared) for one in await seen()]
+
+    house.engine.list = without_cpu
+    async with house.open():
+        began = clock.now_seconds()
+        house.controller.ask_stop(LLAMA)
+        await house.until(lambda: house.state(LLAMA) is S.STOPPED)
+
+        assert least_seconds <= clock.now_seconds() - began <= most_seconds

@@ -213,6 +213,68 @@ async def test_a_place_whose_container_has_ended_is_down_at_once(clock):
         assert S.STOPPED is house.state(LLAMA)
 
 
+@in_virtual_time
+async def test_a_server_that_hangs_while_its_container_runs_is_stopped_as_a_failure_and_can_be_started_again(clock):
+    house = a_house(clock, backoff_min_seconds=20.0)
+    async with house.open():
+        house.give_back(await ready(house, LLAMA))
+        house.engine.servers[LLAMA].silent = True
+        began = clock.now_seconds()
+        await asyncio.sleep(300.0)
+        assert (S.READY, False) == (house.state(LLAMA), house.view(LLAMA).answers), "as long as a load may take"
+
+        await house.until(lambda: house.state(LLAMA) is S.STOPPED, within_seconds=60.0)
+        view, stopped = house.view(LLAMA), clock.now_seconds()
+        assert 310 <= stopped - began <= 330
+        assert "silent for as long as a load may take: no answer" == view.because
+        assert view.retry_at_seconds >= stopped + 15.0, "its backoff, as after any failure"
+        assert ["place_crashed"] == [acted.error_type for acted in house.acted() if not acted.ok]
+        assert "failed" == house.acted()[-1].action.cause
+
+        house.engine.servers[LLAMA].silent = False
+        selected = await house.desk.select(Asked(model="llama3.2:3b", wait_seconds=120.0))
+        assert (S.READY, True) == (selected.state, house.view(LLAMA).answers)
+
+
+@in_virtual_time
+async def test_a_server_that_hangs_again_and_again_is_quarantined_like_any_other_that_fails(clock):
+    house = a_house(clock, load_timeout_seconds=20.0)
+    async with house.open():
+        for _ in range(3):
+            house.give_back(await ready(house, LLAMA, dwelt=False))
+            house.engine.servers[LLAMA].silent = True
+            await house.until(lambda: house.state(LLAMA) in (S.STOPPED, S.QUARANTINED))
+            house.engine.servers[LLAMA].silent = False
+            await asyncio.sleep(10.0)
+
+        assert S.QUARANTINED is house.state(LLAMA)
+
+
+@pytest.mark.parametrize("why", ["leased", "in flight", "computing", "paused"])
+@in_virtual_time
+async def test_a_silent_server_that_is_used_or_paused_is_left_alone(clock, why):
+    house = a_house(clock)
+    async with house.open():
+        lease = await ready(house, LLAMA)
+        server = house.engine.servers[LLAMA]
+        if why != "leased":
+            house.give_back(lease)
+        house.in_flight[LLAMA] = int(why == "in flight")
+        house.engine.work(LLAMA, 2.0 if why == "computing" else 0.0)
+        server.silent = True
+        await asyncio.sleep(60.0)
+        server.paused = why == "paused"
+        await asyncio.sleep(700.0)
+        assert (S.READY, False) == (house.state(LLAMA), house.view(LLAMA).answers)
+
+        server.silent = server.paused = False
+        await asyncio.sleep(6.0)
+        house.in_flight.clear()
+        house.engine.work(LLAMA, 0.0)
+        await asyncio.sleep(20.0)
+        assert (S.READY, True) == (house.state(LLAMA), house.view(LLAMA).answers)
+
+
 # ── silent when it was found ──────────────────────────────────────────────────────────────────────────────────────────
 
 

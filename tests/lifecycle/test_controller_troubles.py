@@ -203,6 +203,9 @@ async def test_a_place_that_vanishes_ends_its_leases_and_frees_its_memory(clock)
 
         assert {lease.id: "withdrawn"} == house.ends()
         assert 0 == reserved_bytes(house.controller.tenancy.ledger)
+        (last,) = [event for event in house.events if isinstance(event, Turned) and event.place == LLAMA][-1:]
+        assert ("place", str(LLAMA), "ready", "gone") == (last.what, last.subject, last.before, last.after)
+        assert "the engine does not list it any more" == last.because
 
 
 @in_virtual_time

@@ -9,6 +9,7 @@ from dispatcher.lifecycle.docker_answers import (
     endpoint_comes_later,
     endpoint_of,
     how_it_ended,
+    is_privileged,
     memory_of,
     place_of,
     seconds_of,
@@ -169,3 +170,17 @@ def test_cpu_is_cumulative_and_dated_or_unknown():
     assert (1.5, 1795220162.5) == cpu_of({"cpu_stats": used, "read": "2026-11-21T00:16:02.5Z"})
     assert (None, None) == cpu_of({"cpu_stats": used, "read": "0001-01-01T00:00:00Z"})
     assert (None, None) == cpu_of({})
+
+
+@pytest.mark.parametrize(
+    ("host", "privileged"),
+    [
+        pytest.param({"Privileged": True}, True, id="privileged"),
+        pytest.param({"Privileged": False}, False, id="as it is usual"),
+        pytest.param({}, False, id="not told"),
+        pytest.param(None, False, id="no configuration of the host"),
+        pytest.param("garbage", False, id="garbage"),
+    ],
+)
+def test_a_privileged_container_is_told_by_its_host_configuration(host, privileged):
+    assert privileged is is_privileged({"HostConfig": host})

@@ -71,12 +71,12 @@ def events_of(container: ModelContainer, since_seconds: float) -> set[str]:
     return {event["Action"] for event in seen}
 
 
-def declare_by_hand(containers: ModelContainers, name: str, model: str, ports=None) -> ModelContainer:
-    """A labelled container without a model server; it publishes nothing, unless ports say so."""
+def declare_by_hand(containers: ModelContainers, name: str, model: str, ports=None, **options) -> ModelContainer:
+    """A labelled container without a model server; it publishes nothing, unless ports say so. options: Docker's."""
     engine = containers.engine
     labels = {"dispatcher.managed": "true", "dispatcher.model": model, **engine.mine}
     engine.client.containers.create(
-        containers.image, ["/bin/busybox", "sleep", "60"], name=name, labels=labels, ports=ports
+        containers.image, ["/bin/busybox", "sleep", "60"], name=name, labels=labels, ports=ports, **options
     )
     containers.made.append(ModelContainer(name=name, model=model, port=0, engine=engine))
     return containers.made[-1]
@@ -105,6 +105,18 @@ async def test_a_container_that_is_not_declared_is_neither_listed_nor_touched(mo
 
     assert events_of(neighbour, since) <= {"create"}
     assert {"start", "die", "stop"} <= events_of(ours, since)
+
+
+async def test_a_privileged_look_alike_is_neither_listed_nor_touched(model_containers, provider):
+    name = f"{model_containers.engine.prefix}-privileged"
+    look_alike = declare_by_hand(model_containers, name, "phi3:mini", privileged=True)
+    since = time.time()
+
+    assert await seen_of(provider, look_alike) is None
+    for ask in (provider.start, provider.stop, lambda place: provider.load(place, 4096)):
+        with pytest.raises(PlaceNotOurs, match="privileged"):
+            await ask(place_of(look_alike))
+    assert events_of(look_alike, since) <= {"create"}
 
 
 async def test_a_place_of_another_stack_on_the_same_engine_is_neither_listed_nor_touched(model_containers, night):

@@ -143,6 +143,22 @@ async def test_a_container_whose_labels_changed_since_the_list_is_not_touched(do
     assert not [asked for asked in docker.asked if asked.startswith("POST")]
 
 
+async def test_a_privileged_look_alike_is_no_place_is_never_touched_and_is_told_once(docker, provider, caplog):
+    docker.declare("phi", "phi3:mini", HostConfig={"Memory": 0, "PortBindings": {}, "Privileged": True})
+    docker.declare("llama", "llama3.2:3b")
+
+    assert ["llama3.2:3b"] == [seen.place.model for seen in await provider.list()]
+    await provider.list()
+    told = [record.getMessage() for record in caplog.records if "container=phi" in record.getMessage()]
+    assert 1 == len(told)
+    assert told[0].startswith("container=phi ignored: it is privileged")
+
+    for act in (provider.start, provider.stop, lambda place: provider.load(place, 4096)):
+        with pytest.raises(PlaceNotOurs, match=r"phi is privileged, .* Nothing was done to it"):
+            await act(PHI)
+    assert [] == [asked for asked in docker.asked if asked.startswith("POST")]
+
+
 async def test_a_container_found_by_the_beginning_of_its_id_is_not_the_place(docker, provider):
     docker.declare("phi", "phi3:mini")
     docker.inspected["phi"]["Name"] = "/somebody-elses"

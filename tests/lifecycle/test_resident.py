@@ -54,3 +54,19 @@ def test_a_stopped_place_has_no_cpu():
 
     assert 2.0 == resident.cpu.value
     assert None is looked_at(resident, a_seen(), NOW + 10).cpu.value
+
+
+def test_a_reading_by_a_clock_that_is_ahead_is_no_newer_than_now_and_gives_way_to_the_next():
+    """Else Prometheus, which keeps better time, would not be believed for as long as the clock was ahead."""
+    ahead = NOW + 3600
+    resident = looked_at(
+        Resident(seen=a_seen(cpu_seconds_total=0.0, cpu_at_seconds=ahead - 5, **RUN)),
+        a_seen(cpu_seconds_total=0.0, cpu_at_seconds=ahead, **RUN),
+        NOW,
+    )
+    assert (0.0, NOW) == (resident.cpu.value, resident.cpu.at_seconds)
+
+    set_back = looked_at(resident, a_seen(cpu_seconds_total=10.0, cpu_at_seconds=NOW - 1795, **RUN), NOW - 1795)
+    assert NOW - 1795 == set_back.cpu.at_seconds
+    again = looked_at(set_back, a_seen(cpu_seconds_total=20.0, cpu_at_seconds=NOW - 1790, **RUN), NOW - 1790)
+    assert (2.0, NOW - 1790) == (again.cpu.value, again.cpu.at_seconds)

@@ -8,6 +8,7 @@ import pytest
 
 from dispatcher.vocabulary.event import Turned
 from dispatcher.vocabulary.fleet import Claim, Lease, Place, PlaceState
+from dispatcher.vocabulary.settings import GIB
 from tests.builders import LLAMA, NOW, PHI, QWEN
 from tests.lifecycle.owned import Owned
 
@@ -199,3 +200,21 @@ def test_what_is_down_while_leased_comes_back_with_what_was_promised():
     house.reserve(LLAMA, num_ctx=4096, by="d-2")
     assert 8192 == house.tenancy.residents[LLAMA].num_ctx
     assert 3.1 == house.reserved_gib()
+
+
+def test_a_capacity_lowered_by_a_reload_is_what_may_be_promised_from_then_on():
+    house = Owned(capacity_bytes=8 * GIB)
+    house.up(LLAMA)
+    house.settings = replace(house.settings, lifecycle=replace(house.settings.lifecycle, capacity_bytes=5 * GIB))
+    house.tenancy.apply()
+
+    assert 4 * GIB == house.tenancy.ledger.room_bytes
+    assert house.reserve(PHI).startswith("the ledger refused: needs 3.8 GiB, 1.4 GiB not promised yet")
+    assert isinstance(house.reserve(LLAMA), Lease), "what runs is promised as before"
+
+
+def test_without_a_word_in_the_settings_a_reload_leaves_the_hosts_own_memory():
+    house = Owned(room_gib=7.0)
+    house.tenancy.apply()
+
+    assert 7 * GIB == house.tenancy.ledger.room_bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dispatcher.errors import NotFound, NotNow
@@ -156,3 +158,26 @@ def test_the_dwell_of_a_claimed_place_does_not_hold_up_the_claimant():
     house.tenancy.end(lease.id, "outcome")
 
     assert isinstance(house.reserve(QWEN, LLAMA, by="d-big"), Lease)
+
+
+def test_a_claim_said_again_changes_nothing_and_one_that_never_was_wakes_nobody():
+    house = claimed()
+    claim, shown = house.tenancy.promises.claim_of("d-big"), house.view(LLAMA)
+    before = house.notified
+
+    assert house.tenancy.claim(replace(claim))
+    assert shown is house.view(LLAMA), "not built anew"
+    house.tenancy.unclaim("d-other")
+    assert before == house.notified
+    house.tenancy.unclaim("d-big")
+    assert before + 1 == house.notified
+    assert None is house.view(LLAMA).claimed_for
+
+
+def test_a_lease_that_is_renewed_is_one_to_write_down():
+    house = Owned()
+    lease = house.tenancy.reserve(place=LLAMA, num_ctx=4096, evicts=(), decision_id="d-1", seconds=60.0, durable=False)
+
+    assert (False, None) == (lease.durable, lease.expires_at_seconds)
+    assert house.tenancy.renew(lease.id).durable
+    assert house.tenancy.promises.get(lease.id).durable

@@ -35,14 +35,14 @@ def stale(house: House) -> None:
     house.snapshot = lambda: last
 
 
-def blind(house: House, *, ever_known: bool = True) -> None:
-    """And beyond five minutes. Never known: not even the host's size."""
+def blind(house: House, *, ever_known: bool = True, polls: int = 1) -> None:
+    """And beyond five minutes. Never known: not even the host's size, at none of so many polls."""
     last = house.measured()
     lost = replace(last.readings[MEMORY], value=None, unknown=UnknownReason.PROM_STALE)
     if ever_known:
         gone = replace(last, readings={**last.readings, MEMORY: lost}, freshness=Freshness.BLIND)
     else:
-        gone = Snapshot(number=1, at_seconds=last.at_seconds, readings={MEMORY: NEVER_SEEN})
+        gone = Snapshot(number=polls, at_seconds=last.at_seconds, readings={MEMORY: NEVER_SEEN})
     gone = replace(gone, failing={"prometheus": UnknownReason.PROM_UNREACHABLE})
     house.snapshot = lambda: gone
 
@@ -146,10 +146,12 @@ async def test_blind_and_nothing_runs_the_smallest_alone_is_started_and_then_ans
         if not ever_known:
             blind(house, ever_known=False)
         async with house.open():
-            blind(house, ever_known=ever_known)
+            blind(house, ever_known=ever_known, polls=2)
             await asyncio.sleep(BLIND_SECONDS - 10.0)
-            assert [] == house.engine.calls, "for five minutes it may come back"
+            assert [] == house.engine.calls, "for five minutes, or the first polls, it may come back"
 
+            if not ever_known:
+                blind(house, ever_known=False, polls=3)
             await house.until(lambda house=house: house.state(LLAMA) is S.STARTING, within_seconds=20.0)
             refused = await house.desk.select(THINK)
             assert None is refused.decision.chosen
@@ -164,6 +166,30 @@ async def test_blind_and_nothing_runs_the_smallest_alone_is_started_and_then_ans
             assert ("low", True) == (selected.decision.confidence, is_ready(house))
             await asyncio.sleep(600.0)
             assert [LLAMA] == [call.place for call in house.engine.did("start")], "the least footprint, and once"
+
+
+@in_virtual_time
+async def test_never_known_is_blind_from_the_first_few_polls_on_and_not_only_after_five_minutes(clock):
+    house = a_house(clock)
+    began = clock.now_seconds()
+    house.snapshot = lambda: Snapshot(number=1 + int((clock.now_seconds() - began) // 5), at_seconds=began)
+    async with house.open():
+        await asyncio.sleep(9.0)
+        assert [] == house.engine.calls, "the first polls may fail for want of a moment"
+        await house.until(lambda: house.state(LLAMA) is S.STARTING, within_seconds=10.0)
+
+        await asyncio.sleep(60.0)
+        assert [LLAMA] == [call.place for call in house.engine.did("start")]
+
+
+@in_virtual_time
+async def test_before_the_first_poll_nobody_is_blind(clock):
+    house = a_house(clock)
+    house.snapshot = lambda: Snapshot(number=0, at_seconds=clock.now_seconds())
+    async with house.open():
+        await asyncio.sleep(3600.0)
+
+        assert [] == house.engine.calls
 
 
 def test_the_smallest_is_the_one_of_the_least_footprint_and_not_the_first_of_the_chain():
