@@ -17,7 +17,9 @@ from dispatcher.vocabulary.settings import ModelSettings, Settings
 NEEDS_RESTART = (
     "server.host",
     "server.port",
-    "exporter",
+    "exporter.enabled",
+    "exporter.host",
+    "exporter.port",
     "lifecycle.provider",
     "lifecycle.docker_url",
     "lifecycle.docker_labels",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from dispatcher.config.keys import Disagreement, variable_trouble
 from dispatcher.config.schema import Setting, every_setting, shown, value_at
+from dispatcher.config.untold import key_told
 from dispatcher.vocabulary.address import is_loopback
 from dispatcher.vocabulary.request import Feature
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN, MIB, ModelSettings, Settings
@@ -36,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "server.limits.body_timeout": (MOMENT_SECONDS, 30),
     "server.limits.keep_alive": (MOMENT_SECONDS, 3600),
     "server.limits.event_subscribers": (1, 4096),
+    "server.limits.event_subscribers_per_key": (1, 4096),
     "server.limits.event_backlog": (1, 65536),
     "server.limits.event_heartbeat": (MOMENT_SECONDS, 3600),
     "server.limits.event_stall": (MOMENT_SECONDS, 3600),
@@ -169,10 +171,15 @@ def _server(settings: Settings) -> Iterator[Disagreement]:
                 (path,),
                 f"{host!r} is no address to listen on; write a host name or an IP address, without scheme or port",
             )
-    for place, host in enumerate(server.allowed_hosts):
-        if _HOST_AND_PORT.fullmatch(host) is None:
-            words = f"{host!r} is no Host header; write a name or address, like dispatcher.example or [::1]; no * or http://"
-            yield (f"server.allowed_hosts[{place}]", "server.allowed_hosts"), words
+    for path, hosts in {
+        "server.allowed_hosts": server.allowed_hosts,
+        "exporter.allowed_hosts": exporter.allowed_hosts,
+    }.items():
+        for place, host in enumerate(hosts):
+            if _HOST_AND_PORT.fullmatch(host) is None:
+                example = "write a name or address, like dispatcher.example or [::1]; no * or http://"
+                words = f"{host!r} is no Host header; {example}"
+                yield (f"{path}[{place}]", path), words
     if not server.allowed_hosts:
         yield ("server.allowed_hosts",), "empty: every request would be answered 421; list at least localhost"
 
@@ -217,24 +224,39 @@ def _bad_url(url: str, schemes: tuple[str, ...], example: str) -> str | None:
 def _headers(settings: Settings, environ: Mapping[str, str]) -> Iterator[Disagreement]:
     prometheus = settings.telemetry.prometheus
     path = "telemetry.prometheus.headers"
-    for name, value in {**prometheus.headers, **prometheus.headers_env}.items():
-        if re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is None or re.search(r"[\r\n\0]", value):
-            yield (
-                (path,),
-                f"{name!r} is not a header that can be sent; a name is letters, digits and -, a value one line",
-            )
-    for name in prometheus.headers:
+    for section, given in ((path, prometheus.headers), (f"{path}_env", prometheus.headers_env)):
+        for name in given:
+            if re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is None:
+                words = f"{key_told(section, name)!r} is not a header that can be sent; a name is letters, digits and -"
+                yield (section,), words
+    for name, value in prometheus.headers.items():
         if name.lower() in ("authorization", "proxy-authorization", "cookie", "x-api-key"):
             yield (path,), f"{name} is a secret; put it into the environment and its variable's name into headers_env"
+        if _header_flaw(value):
+            told = key_told(path, name)
+            yield (path,), f"{told!r} is not a header that can be sent; its value has {_header_flaw(value)}"
     for name, variable in prometheus.headers_env.items():
-        trouble = variable_trouble(variable, environ)
+        trouble, told = variable_trouble(variable, environ), key_told(path, name)
         if trouble is not None:
-            yield (f"{path}_env",), f"{name}: {trouble}"
+            yield (f"{path}_env",), f"{told}: {trouble}"
+        elif flaw := _header_flaw(environ[variable].strip()):
+            yield (f"{path}_env",), f"{told}: the environment variable {variable} has {flaw}"
         if name.lower() in {plain.lower() for plain in prometheus.headers}:
-            yield (f"{path}_env", path), f"{name} is in headers too; keep one of them"
+            yield (f"{path}_env", path), f"{told} is in headers too; keep one of them"
     ca_file = prometheus.tls_ca_file
     if ca_file is not None and not Path(ca_file).is_file():
         yield ("telemetry.prometheus.tls_ca_file",), f"there is no file {ca_file}; give the path of a PEM file"
+
+
+def _header_flaw(value: str) -> str | None:
+    """Why a header cannot carry this value (RFC 9110, 5.5: visible characters of Latin-1, spaces between them)."""
+    if value != value.strip():
+        return "space around it; take it away"
+    found = re.search("[^\\t\\x20-\\x7e\\xa0-\\xff]", value)
+    if found is None:
+        return None
+    what = "a line break" if found[0] in "\r\n" else "a character that no header can carry"
+    return f"{what} in it; write one line of plain characters"
 
 
 def _policy(settings: Settings) -> Iterator[Disagreement]:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from dispatcher.config.plain_file import NotPlain, read_plain
+from dispatcher.config.untold import file_told, looks_random
 from dispatcher.vocabulary.settings import DEFAULT_KEY_NAME, AccessKey, ServerSettings, Settings
 
 SHORTEST = 16  # characters: of random hexadecimal digits, 64 bits
@@ -20,6 +21,12 @@ MOST_KEYS = 64  # every request is compared with each of them
 MAKE_ONE = "make one with: openssl rand -hex 32"
 
 Disagreement = tuple[tuple[str, ...], str]
+
+
+class Unread(str):
+    """Words that tell of a file which could not be read just now."""
+
+    __slots__ = ()
 
 
 class Secret:
@@ -69,8 +76,7 @@ def with_digests(settings: Settings, environ: Mapping[str, str]) -> tuple[Settin
 def variable_trouble(name: str, environ: Mapping[str, str]) -> str | None:
     """What is wrong with the name of an environment variable that should hold a secret. Somebody may have put the
     secret itself there: it is not repeated unless it looks like a name."""
-    looks_random = "_" not in name and len(name) >= SHORTEST and len(re.findall("[0-9]", name)) > 2
-    if re.fullmatch("[A-Z_][A-Z0-9_]{0,127}", name) is None or looks_random:
+    if re.fullmatch("[A-Z_][A-Z0-9_]{0,127}", name) is None or ("_" not in name and looks_random(name)):
         return "this is not the name of an environment variable (A-Z, 0-9, _); put the secret there, its name here"
     if not environ.get(name, "").strip():
         return f"the environment variable {name} is not set; export {name}=… before starting"
@@ -86,11 +92,11 @@ def _read(key: AccessKey, at: str, environ: Mapping[str, str], problems: list[Di
     try:
         secret = _from_variable(key.key_env, environ) if key.key_env is not None else _from_file(str(key.key_file))
     except ValueError as trouble:
-        problems.append(((path,), str(trouble)))
+        problems.append(((path,), trouble.args[0]))
         return key
     flaw = secret.flaw()
     if flaw is not None:
-        where = f"the environment variable {key.key_env}" if key.key_env is not None else f"the file {key.key_file}"
+        where = f"the environment variable {key.key_env}" if key.key_env is not None else file_told(str(key.key_file))
         problems.append(((path,), f"{where}: {flaw}"))
         return key
     return replace(key, digest=secret.digest())
@@ -108,12 +114,13 @@ def _from_file(name: str) -> Secret:
     try:
         content = read_plain(Path(name).expanduser(), 16 * LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"the file {name}: not UTF-8; {MAKE_ONE}") from None
+        raise ValueError(f"{file_told(name)}: not UTF-8; {MAKE_ONE}") from None
     except NotPlain as other:
-        raise ValueError(f"the file {name}: {other}; name the file that holds the key") from None
+        raise ValueError(f"{file_told(name)}: {other}; name the file that holds the key") from None
     except (OSError, ValueError, RuntimeError) as error:
-        because = getattr(error, "strerror", None) or error
-        raise ValueError(f"the file {name} cannot be read ({because}); name the file that holds the key") from None
+        because = getattr(error, "strerror", None) or "no file can be called that"
+        words = f"{file_told(name)} cannot be read ({because}); name the file that holds the key"
+        raise ValueError(Unread(words) if isinstance(error, OSError) else words) from None
     lines = content.strip().splitlines() or [""]
     return Secret(lines[0].strip())
 
@@ -130,7 +137,8 @@ def _together(server: ServerSettings, keys: list[AccessKey]) -> Iterator[Disagre
         if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,62}", key.name, re.ASCII) is None:
             yield (named,), "this cannot name a key; write up to 63 letters, digits, -, _ and ."
         elif key.name in names:
-            yield (named,), f"{key.name} is the name of {names[key.name]} already; give each key a name of its own"
+            which = "this" if place < len(server.keys) else key.name
+            yield (named,), f"{which} is the name of {names[key.name]} already; give each key a name of its own"
         elif key.digest and key.digest in digests:
             yield (at,), f"this is the key of {digests[key.digest]} again; give each a key of its own"
         names.setdefault(key.name, at)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from dispatcher.config.checks import WORDS, disagreements, out_of_range
-from dispatcher.config.keys import Disagreement, with_digests
+from dispatcher.config.keys import Disagreement, Unread, with_digests
 from dispatcher.config.plain_file import NotPlain, read_plain
 from dispatcher.config.schema import PREFIX, READ, Setting, every_setting, settings_of, shown
 from dispatcher.config.strict_yaml import MAX_CHARACTERS, NOTHING, Items, Node, Scalar, Table, problem, read
+from dispatcher.config.untold import key_told, names_secrets
 from dispatcher.errors import ConfigurationInvalid
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN, AccessKey, ModelSettings, Settings, SignalSettings
 from dispatcher.wire.promql import effective_signals
@@ -46,7 +47,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path)) from other
     except OSError as error:
         words = f"cannot be read ({error.strerror or error}); name an existing file, or none for the defaults"
-        raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path)) from error
+        raise ConfigurationInvalid([f"{path.name}: {words}"], path=str(path), unread=True) from error
     except UnicodeDecodeError as error:
         line = content.count(10, 0, error.start) + 1  # 10: a newline
         words = problem(path.name, f"line {line}", "not UTF-8; save it as UTF-8")
@@ -56,7 +57,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 def parse(text: str, environ: Mapping[str, str], *, path: str = FILE_NAME) -> Settings:
     """As load, of a text. JSON will do: it is YAML."""
     name = Path(path).name or "environment"
-    tree, problems = read(text, name)
+    tree, problems = read(text, name, key_told)
     if not isinstance(tree, Table):
         if not isinstance(tree, Scalar) or tree.text is not None:
             problems.append(problem(name, tree.where, "expected sections like `server:`, got something else"))
@@ -69,7 +70,8 @@ def parse(text: str, environ: Mapping[str, str], *, path: str = FILE_NAME) -> Se
     builder.check([*disagreements(settings, environ), *troubles])
     builder.problems += _unknown_variables(settings, environ)
     if builder.problems:
-        raise ConfigurationInvalid(sorted(dict.fromkeys(builder.problems), key=_line), path=path)
+        unread = any(isinstance(words, Unread) for _, words in troubles)
+        raise ConfigurationInvalid(sorted(dict.fromkeys(builder.problems), key=_line), path=path, unread=unread)
     return settings
 
 
@@ -155,7 +157,8 @@ class _Builder:
         for key, node in table.entries.items():
             inner = f"{at}.{key}" if at else key
             if key not in known:
-                self._refuse(inner, node.where, f"no such setting; {_meant(key, known, at)}")
+                told = inner.removesuffix(key) + key_told(at, key)
+                self._refuse(told, node.where, f"no such setting; {_meant(key, known, at)}")
                 continue
             value = self._value(known[key], node, inner)
             if value is not _REFUSED:
@@ -195,7 +198,8 @@ class _Builder:
         text = str(node.text)
         text = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text.lower(), text)
         text = text.lower() if "true" in words and text.lower() in ("true", "false") else text
-        return text if text in words else self._refuse(at, node.where, f"{text!r} is none of {_near(text, words)}")
+        told = "this" if names_secrets(at) else repr(text)
+        return text if text in words else self._refuse(at, node.where, f"{told} is none of {_near(text, words)}")
 
     def _list(self, setting: Setting, node: Node, at: str) -> Any:
         kinds = get_args(setting.bare)
@@ -223,7 +227,7 @@ class _Builder:
             return self._refuse(at, node.where, "expected names with values below it, or {}")
         found: dict[str, Any] = {}
         for key, item in node.entries.items():
-            inner = f"{at}.{key}"
+            inner = f"{at}.{key_told(at, key)}"
             if setting.path in WORDS and key not in WORDS[setting.path]:
                 self._refuse(inner, item.where, f"{key!r} is none of {_near(key, WORDS[setting.path])}")
             elif setting.entry is SignalSettings:

@@ -18,6 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dispatcher.config.notation import boolean, duration_seconds, duration_text, integer, number, size_bytes, size_text
+from dispatcher.vocabulary import gateway_settings
 from dispatcher.vocabulary import settings as source
 from dispatcher.vocabulary.settings import Settings
 
@@ -113,9 +114,9 @@ READ: Mapping[str, Callable[[str], object]] = {
 
 @functools.cache
 def _docs() -> Mapping[str, Mapping[str, str]]:
-    """Class → attribute → the docstring below it, from the source of vocabulary.settings."""
+    """Class → attribute → the docstring below it, from the source of the vocabulary's settings."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(source)).body:
+    for node in (node for module in (source, gateway_settings) for node in ast.parse(inspect.getsource(module)).body):
         if not isinstance(node, ast.ClassDef):
             continue
         texts = found.setdefault(node.name, {})

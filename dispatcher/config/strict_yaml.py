@@ -8,7 +8,7 @@ setting asks for a boolean, and 1:30 is never 90 (YAML 1.1 says both). What coul
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import yaml
@@ -63,8 +63,9 @@ class _TooMuch(Exception):
 class _Reader:
     """One pass over the events of a text. Goes on after a problem, so that the next one is found too."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, told: Callable[[str, str], str]) -> None:
         self._name = name
+        self._told = told
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._values = 0
         self.problems: list[str] = []
@@ -94,12 +95,15 @@ class _Reader:
         if self._values > MAX_VALUES:
             raise _TooMuch(where, f"more than {MAX_VALUES} values; a configuration has some hundred")
         if isinstance(event, yaml.AliasEvent):
-            self._problem(path, where, f"the alias *{event.anchor} is not allowed; write the value out")
+            alias = self._told(path, f"*{event.anchor}")
+            self._problem(path, where, f"the alias {alias} is not allowed; write the value out")
             return Scalar(text=None, where=where)
         if getattr(event, "anchor", None) is not None:
-            self._problem(path, where, f"the anchor &{event.anchor} is not allowed; remove it")  # type: ignore[attr-defined]
+            anchor = self._told(path, f"&{event.anchor}")  # type: ignore[attr-defined]
+            self._problem(path, where, f"the anchor {anchor} is not allowed; remove it")
         if getattr(event, "tag", None) is not None:
-            self._problem(path, where, f"the tag {event.tag!r} is not allowed; write the plain value")  # type: ignore[attr-defined]
+            tag = self._told(path, repr(event.tag))  # type: ignore[attr-defined]
+            self._problem(path, where, f"the tag {tag} is not allowed; write the plain value")
         if isinstance(event, yaml.MappingStartEvent):
             return self._table(path, where, depth)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -127,7 +131,7 @@ class _Reader:
                 self._node(next(self._events), path, line, depth + 1)
                 continue
             key = key_node.text
-            inner = f"{path}.{key}" if path else key
+            inner = f"{path}.{self._told(path, key)}" if path else key
             value = self._node(next(self._events), inner, line, depth + 1)
             if key in entries:
                 self._problem(inner, line, f"given twice, first on {entries[key].where}; keep one of them")
@@ -141,11 +145,12 @@ def _line(event: yaml.Event) -> str:
     return f"line {event.start_mark.line + 1}"
 
 
-def read(text: str, name: str) -> tuple[Node, list[str]]:
-    """The tree of a YAML text, and every problem of its form. name: of the file, for problems that have no path."""
+def read(text: str, name: str, told: Callable[[str, str], str]) -> tuple[Node, list[str]]:
+    """The tree of a YAML text, and every problem of its form. name: of the file, for problems that have no path.
+    told(path, text): a text that was written at that path, as it may be repeated."""
     if len(text) > MAX_CHARACTERS:
         return NOTHING, [f"{name}: {len(text)} characters; a configuration has at most {MAX_CHARACTERS}"]
-    reader = _Reader(text, name)
+    reader = _Reader(text, name, told)
     try:
         return reader.document(), reader.problems
     except _TooMuch as error:
@@ -154,6 +159,7 @@ def read(text: str, name: str) -> tuple[Node, list[str]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = ": ".join(part for part in (error.context, error.problem) if part)
+        words = re.sub("(tag handle|alias|anchor) .*", r"\1", words)  # what was written, at a path not known yet
         where = f"line {mark.line + 1}" if mark else ""
         return NOTHING, [*reader.problems, problem(name, where, f"this is not YAML ({words}); check indent and quotes")]
     except yaml.reader.ReaderError as error:

@@ -40,15 +40,18 @@ class Eyes:
         has_file: bool,
         saw_real: Callable[[], bool],
         had: Callable[[], str | None],
+        erred: Callable[[str], None],
     ) -> None:
         self._settings = settings
+        self._erred = erred
         self._tally = tally
         self._docker: DockerProvider | None = None
         self._ollama: OllamaProvider | None = None
         self._simulated_host: SimulatedHost | None = None
         self._rehearsal_calls = EngineCalls()
         self._engines = EngineSource(clock=clock)
-        self._host = HostSource(clock=clock, gpu=GpuProbe("host"))
+        self._gpu = GpuProbe("host")
+        self._host = HostSource(clock=clock, gpu=self._gpu)
         self.prometheus = PrometheusSource(
             settings, scrape_interval_seconds=scrape_interval_seconds, known_places=known_places
         )
@@ -81,7 +84,8 @@ class Eyes:
 
     def abandoned_threads(self) -> int:
         """Threads in calls that nobody waits for any more and that have not come back."""
-        return self.prometheus.abandoned_threads + (self._docker.abandoned_threads if self._docker else 0)
+        of_docker = self._docker.abandoned_threads if self._docker else 0
+        return self.prometheus.abandoned_threads + self._gpu.abandoned_threads + of_docker
 
     async def close(self) -> None:
         await self.provider.close()
@@ -111,6 +115,7 @@ class Eyes:
             rehearsal=None if has_file else self._rehearse,
             saw_real=saw_real,
             had=had,
+            erred=self._erred,
         )
 
     def _rehearse(self) -> Provider:

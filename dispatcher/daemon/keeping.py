@@ -27,6 +27,7 @@ class Keeping:
         self._emit = emit
         self._clock = clock
         self._set_aside = 0
+        self._mended = 0
         self._begun_anew = 0
         self._failing = False
 
@@ -37,6 +38,10 @@ class Keeping:
             self._begun_anew = store.begun_anew
             store.tell_again(self._leases())
             _log.warning('history=begun_anew file=%s consequence="live leases and the pin are told again"', store.path)
+        for what in store.mended[self._mended :]:
+            self._mended += 1
+            _log.error('history=%s somebody=touched_it because="%s"', store.path, what)
+            self._emit(Erred(at_seconds=self._clock.now_seconds(), error_type="history_broken"))
         if len(store.set_aside) != self._set_aside:
             for moved in store.set_aside[self._set_aside :]:
                 _log.error("history=%s before=%s after=%s moved_to=%s", store.path, SOUND, SET_ASIDE, moved)

@@ -57,7 +57,8 @@ class Leaving:
         await self._stopping.wait()
 
     async def unless_told(self, work: Coroutine[object, object, None]) -> bool:
-        """True: it was done. False: told to leave meanwhile, and it was cancelled."""
+        """True: it was done. False: told to leave meanwhile, and it was cancelled. Nobody is answered yet, so nothing
+        is drained, and what hangs is left behind all the sooner."""
         doing = asyncio.create_task(work, name="first-look")
         leaving = asyncio.create_task(self._stopping.wait(), name="told-to-leave")
         await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -65,8 +66,9 @@ class Leaving:
         if doing.done():
             doing.result()
             return True
+        self._last_bound.within(LEAVE_SECONDS)
         doing.cancel()
-        await asyncio.wait((doing,), timeout=CLOSE_SECONDS)
+        await asyncio.wait((doing,), timeout=LEAVE_SECONDS / 2)
         return False
 
     async def drain(self, servers: Sequence[Server], serving: Sequence[asyncio.Task[None]]) -> None:

@@ -23,6 +23,7 @@ class Notifier:
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self.watchdog_seconds = _watchdog_seconds(environment) if self._address else None
         self._status, self._serving, self._ready = "", False, False
+        self._started = self._reloading = self._stopping = False
         self._pinged_seconds = float("-inf")  # of time.monotonic
         self._reconciled_seconds: float | None = None  # the step that the last ping was for
 
@@ -37,8 +38,8 @@ class Notifier:
         not enough: a daemon whose reconciling hangs is of no use, and is to be started again."""
         if reconciled_at_seconds is None:
             return
-        if self._serving and not self._ready:
-            self._ready = self._send("READY=1", f"STATUS={_line(self._status)}")
+        if self._serving and not self._ready and not self._reloading:
+            self._tell_ready()
         now_seconds = time.monotonic()
         if self.watchdog_seconds is None or reconciled_at_seconds == self._reconciled_seconds:
             return
@@ -46,18 +47,34 @@ class Notifier:
             self._pinged_seconds, self._reconciled_seconds = now_seconds, reconciled_at_seconds
 
     def stopping(self, status: str, within_seconds: float) -> None:
-        """within_seconds: how long it may take, so that open requests are not cut by the manager's own patience."""
+        """within_seconds: how long it may take, so that open requests are not cut by the manager's own patience. What
+        is told from here on is no READY=1 any more: a reload that ends while it leaves is no news."""
+        self._stopping = True
         self._send("STOPPING=1", f"STATUS={_line(status)}", f"EXTEND_TIMEOUT_USEC={int(within_seconds * 1e6)}")
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """Around a reload; however it ends, the daemon is ready again, with the new settings or the old ones."""
-        now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={now_usec}", "STATUS=reading the configuration again")
+        """Around a reload; however it ends, the daemon is ready again, with the new settings or the old ones. A READY=1
+        that is not taken follows with a `beat`: a manager that never hears it takes the service for reloading until it
+        loses patience and ends it. Nothing is told before the first READY=1: it would be heard as that one."""
+        if not self._started or self._stopping:
+            yield
+            return
+        now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000  # Type=notify-reload: of after its SIGHUP
+        begun = ("RELOADING=1", f"MONOTONIC_USEC={now_usec}", "STATUS=reading the configuration again")
+        told = self._send(*begun)
+        self._reloading, self._ready = True, False
         try:
             yield
         finally:
-            self._send("READY=1", f"STATUS={_line(self._status)}")
+            self._reloading = False
+            if told or self._send(*begun):  # whoever waits for this reload needs both words, in their order
+                self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        if not self._stopping:
+            self._ready = self._send("READY=1", f"STATUS={_line(self._status)}")
+            self._started = self._started or self._ready
 
     def too_impatient(self, step_seconds: float) -> str | None:
         """A warning when the watchdog would bite a daemon whose engine is merely slow. step_seconds: the longest that

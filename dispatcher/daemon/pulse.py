@@ -1,12 +1,16 @@
-"""The loops' heartbeats: what /livez answers from, and how late the event loop runs."""
+"""Heartbeats: the event loop's, which is what /livez answers from and how late it runs; and when each watched loop went
+round last, for /readyz. A poll or an engine that hangs is no reason to start the process again: it never makes /livez
+fail (the service manager's watchdog is what a reconciler that hangs starves)."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_log = logging.getLogger(__name__)
 BEAT_SECONDS = 0.1  # ten a second: a 99.9th percentile within minutes, and every longer block of the loop is seen
 
 
@@ -44,10 +48,6 @@ class Pulse:
         """Since the event loop last ran this."""
         return self._now_seconds() - self._beat_seconds
 
-    def age_seconds(self) -> float:
-        """Of the heartbeat of all: since the event loop's last, or what a watched loop is late by, if that is more."""
-        return max(self.loop_age_seconds(), *(self.late_seconds(name) for name in self._watched), 0.0)
-
     def beat(self) -> None:
         self._beat_seconds = self._now_seconds()
         for watched in self._watched.values():
@@ -55,10 +55,18 @@ class Pulse:
                 watched.last, watched.beat_seconds = mark, self._beat_seconds
 
     async def run(self, saw_lag: Callable[[float], None], beat: Callable[[], None]) -> None:
-        """saw_lag: seconds the loop was late. beat: what else is due, quickly, at each."""
+        """saw_lag: seconds the loop was late. beat: what else is due, quickly, at each; what goes wrong in it is told
+        once, until it goes well again, and stops no heart."""
+        told = ""
         while True:
             due = self._now_seconds() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
             self.beat()
-            saw_lag(max(0.0, self._beat_seconds - due))
-            beat()
+            try:
+                saw_lag(max(0.0, self._beat_seconds - due))
+                beat()
+            except Exception as fault:
+                if told != (told := repr(fault)):
+                    _log.exception('beat=failed fault="%s" consequence="what was due at it is tried at the next"', told)
+            else:
+                told = ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from dispatcher.control.tally import Tally
 from dispatcher.daemon.slow_jobs import SlowJobs, simulated
@@ -24,6 +26,19 @@ class Recollection:
         self._slow_jobs = slow_jobs
         self._tally = tally
         self._rehearsing = rehearsing
+        self._enough = False
+
+    async def recalled(self) -> list[str]:
+        """As `recall`, off the loop, so that signals are heard meanwhile. Cancelled, it ends with the part it is at:
+        who cancels it waits for that, so that the store is not closed while it is read."""
+        recalling = asyncio.get_running_loop().run_in_executor(None, self.recall)
+        try:
+            return await asyncio.shield(recalling)
+        except asyncio.CancelledError:
+            self._enough = True
+            with suppress(Exception):
+                await recalling
+            raise
 
     def recall(self) -> list[str]:
         """Notes for the start-up lines. Each by itself: one that cannot be read is said, and costs no other."""
@@ -41,6 +56,8 @@ class Recollection:
             ("speeds", self._speeds),
         )
         for what, recall in recalls:
+            if self._enough:
+                break
             try:
                 recall()
             except (HistoryUnavailable, ValueError, KeyError, TypeError) as trouble:
@@ -56,8 +73,12 @@ class Recollection:
     def _speeds(self) -> None:
         """What simulated models did teaches nothing about real ones."""
         for acted in self._store.recent_acted(WARM_UP_ROWS):
+            if self._enough:
+                return
             if self._rehearsing or not simulated(acted.action.place):
                 self._tally.on_event(acted, acted.at_seconds)
         for completed in self._store.recent_completed(WARM_UP_ROWS):
+            if self._enough:
+                return
             if self._rehearsing or completed.place is None or not simulated(completed.place):
                 self._tally.on_event(completed, completed.at_seconds)

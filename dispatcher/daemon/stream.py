@@ -43,9 +43,9 @@ class Stream:
                 self._count_dropped()
             case Acted(action=Start() as start, error_type="oom_killed"):
                 self._tally.learn_oom(start.place.model, start.num_ctx, self._settings().lifecycle.num_parallel)
-            case Leased(what="ended", lease=lease):
+            case Leased(what="ended", lease=lease) if lease.durable:
                 self._store.forget_lease(lease.id)
-            case Leased(what="ready", lease=lease):
+            case Leased(what="ready", lease=lease) if lease.durable:
                 self._store.owe_lease(lease)
         tell(event)
 

@@ -314,8 +314,8 @@ def shown_url(url: str) -> str:
 
 def _headers(prometheus: PrometheusSettings) -> dict[str, str]:
     """A variable that is not set sends no header: Prometheus' 401 says more than ours could."""
-    secret = {name: os.environ[variable] for name, variable in prometheus.headers_env.items() if variable in os.environ}
-    return {**prometheus.headers, **secret}
+    given = {name: os.environ.get(variable, "").strip() for name, variable in prometheus.headers_env.items()}
+    return {**prometheus.headers, **{name: value for name, value in given.items() if value}}
 
 
 def _words(error: BaseException) -> str:

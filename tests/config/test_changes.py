@@ -30,6 +30,7 @@ def again(tmp_path: Path, before: str, after: str) -> config.Reread:
         ("", "telemetry: {interval: 6s}", ["telemetry.interval"]),
         ("", "telemetry: {signals: {host_cpu_count: {expr: a}}}", ["telemetry.signals.host_cpu_count"]),
         ("", "server: {allowed_hosts: [a.example]}", ["server.allowed_hosts"]),
+        ("", "exporter: {allowed_hosts: [a.example]}", ["exporter.allowed_hosts"]),
         ("", "server: {key_env: A_KEY}", ["server.key_env", "server.keys"]),
         (
             "server: {keys: [{name: a, key_env: A_KEY}]}",

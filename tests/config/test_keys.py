@@ -77,7 +77,7 @@ PROBLEMS = [
     ),
     (
         "server: {keys: [{name: a, role: root, key_env: A_KEY}]}",
-        "server.keys[0].role (line 1): 'root' is none of infer",
+        "server.keys[0].role (line 1): this is none of infer, admin",
     ),
     (
         "server: {keys: [{key_env: A_KEY}]}",
@@ -87,7 +87,7 @@ PROBLEMS = [
     ("server: {keys: [{name: a b, key_env: A_KEY}]}", "server.keys[0].name (line 1): this cannot name a key; write up"),
     (
         "server:\n  keys:\n  - {name: a, key_env: A_KEY}\n  - {name: a, key_env: B_KEY}",
-        "server.keys[1].name (line 4): a is the name of server.keys[0] already",
+        "server.keys[1].name (line 4): this is the name of server.keys[0] already",
     ),
     (
         "server:\n  keys:\n  - {name: a, key_env: A_KEY}\n  - {name: b, key_env: A_KEY}",
@@ -117,6 +117,26 @@ def test_one_mistake_with_a_key_is_one_problem(text, begins):
         "server: {keys: [{name: a, key: %s}]}",
         "server: {keys: [{name: a, key_env: %s}]}",
         "server: {keys: {a: %s}}",
+        "server: {keys: {%s: a}}",
+        "server: {keys: [{name: a, role: %s, key_env: A_KEY}]}",
+        "server: {keys: [{name: a, key_file: %s}]}",
+        "server: {keys: [{name: a, key_file: ./%s}]}",
+        "server: {keys: [{name: a, key_file: A_KEY, %s}]}",
+        "server: {keys: [{name: a, key_file: A_KEY, %s: 1, %s: 2}]}",
+        "server: {keys: [{name: a, key_env: !%s}]}",
+        "server: {keys: [{name: a, key_env: '!%s!x'}]}",
+        "server: {keys: [{name: a, key_env: !%s!x }]}",
+        "server: {keys: [{name: a, key_env: &%s }]}",
+        "server: {keys: [{name: a, key_env: *%s }]}",
+        "server: {keys: [{name: %s, key_env: A_KEY}, {name: %s, key_env: B_KEY}]}",
+        "telemetry: {prometheus: {headers: {%s}}}",
+        "telemetry: {prometheus: {headers: {Bearer %s: }}}",
+        "telemetry: {prometheus: {headers: {Bearer %s: 1}}}",
+        "telemetry: {prometheus: {headers: {X-Tenant: [%s]}}}",
+        'telemetry: {prometheus: {headers: {X-Tenant: "\u65e5%s"}}}',
+        "telemetry: {prometheus: {headers_env: {%s: 1}}}",
+        "telemetry: {prometheus: {headers_env: {Bearer %s: NOT_SET}}}",
+        "telemetry: {prometheus: {headers_env: %s}}",
         "telemetry: {prometheus: {headers_env: {Authorization: %s}}}",
         "telemetry: {prometheus: {headers: {Authorization: %s}}}",
         'telemetry: {prometheus: {headers: {X-Tenant: "a\\n%s"}}}',
@@ -125,7 +145,43 @@ def test_one_mistake_with_a_key_is_one_problem(text, begins):
 )
 @pytest.mark.parametrize("secret", ["hunter2-Hunter2-hunter2", "4F2A99C0B7D1E8A35566"])
 def test_a_secret_in_the_wrong_place_is_not_repeated(text, secret):
-    assert secret not in "".join(problems_of(text % secret))
+    assert secret not in "".join(problems_of(text.replace("%s", secret), ENVIRON))
+
+
+def test_a_key_file_is_told_by_its_name_when_it_looks_like_one(tmp_path):
+    (tmp_path / "4F2A99C0B7D1E8A35566").write_text("short")
+
+    (there,) = problems_of(f"server: {{keys: [{{name: a, key_file: {tmp_path}/4F2A99C0B7D1E8A35566}}]}}")
+    (gone,) = problems_of("server: {keys: [{name: a, key_file: secrets/key}]}")
+
+    assert f"the file {tmp_path}/4F2A99C0B7D1E8A35566: its key is shorter" in there
+    assert "the file named here cannot be read (No such file or directory)" in gone
+
+
+@pytest.mark.parametrize(
+    ("value", "because"),
+    [
+        ("Bearer abc\nX-Other: 1", "a line break in it"),
+        ("Bearer abc\rX", "a line break in it"),
+        ("Bearer \N{CJK UNIFIED IDEOGRAPH-65E5}", "a character that no header can carry in it"),
+        ("Bearer \udcff", "a character that no header can carry in it"),
+        ("Bearer \x07", "a character that no header can carry in it"),
+    ],
+)
+def test_a_secret_that_no_header_can_carry_is_refused_before_it_is_sent(value, because):
+    text = "telemetry: {prometheus: {headers_env: {Authorization: PROM_AUTH}}}"
+
+    (problem,) = problems_of(text, {"PROM_AUTH": value})
+
+    assert f"headers_env (line 1): Authorization: the environment variable PROM_AUTH has {because}; write" in problem
+    assert "Bearer" not in problem
+
+
+@pytest.mark.parametrize("value", ["Bearer abc\n", "Bearer abc\r\n", " Bearer abc", "Bearer caf\xe9"])
+def test_what_a_shell_or_an_editor_left_around_a_header_is_no_fault_of_it(value):
+    text = "telemetry: {prometheus: {headers_env: {Authorization: PROM_AUTH}}}"
+
+    assert config.parse(text, {"PROM_AUTH": value}).telemetry.prometheus.headers_env
 
 
 def test_a_file_that_holds_no_good_key_is_named_and_its_content_is_not(tmp_path):

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -64,6 +65,85 @@ def test_a_reload_is_told_with_its_moment_and_ends_ready_even_when_it_fails(mana
     moment = int(began[1].removeprefix("MONOTONIC_USEC="))
     assert before <= moment <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     assert ["READY=1", "STATUS=found"] == ended
+
+
+def a_ready(address: str) -> Notifier:
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier.serving("found")
+    notifier.beat(1.0)
+    return notifier
+
+
+def test_a_reload_while_it_starts_does_not_pass_for_the_end_of_the_start(manager):
+    listening, address = manager
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+
+    with notifier.reloading():
+        notifier.serving("found")
+    assert [] == heard(listening)
+
+    notifier.beat(1.0)
+    assert [["READY=1", "STATUS=found"]] == heard(listening)
+
+
+def test_a_beat_during_a_reload_does_not_call_it_done(manager):
+    listening, address = manager
+    notifier = a_ready(address)
+    heard(listening)
+
+    with notifier.reloading():
+        notifier.beat(2.0)
+        assert ["RELOADING=1"] == [told[0] for told in heard(listening)]
+    notifier.beat(3.0)
+
+    assert ["READY=1"] == [told[0] for told in heard(listening)]
+
+
+def filled(listening: socket.socket, address: str) -> None:
+    """A manager so busy that it takes nothing more for now."""
+    to = b"\0" + address[1:].encode() if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as noise, suppress(BlockingIOError):
+        noise.setblocking(False)
+        while True:
+            noise.sendto(b"noise", to)
+
+
+def test_a_ready_that_the_manager_could_not_take_follows_with_the_next_beat(manager):
+    listening, address = manager
+    notifier = a_ready(address)
+    heard(listening)
+
+    with notifier.reloading():
+        assert 1 == len(heard(listening))
+        filled(listening, address)
+    assert {"noise"} == {told[0] for told in heard(listening)}
+    notifier.beat(2.0)
+    notifier.beat(3.0)
+
+    assert [["READY=1", "STATUS=found"]] == heard(listening)
+
+
+def test_a_reload_that_could_not_be_announced_is_announced_at_its_end(manager):
+    listening, address = manager
+    notifier = a_ready(address)
+    filled(listening, address)
+
+    with notifier.reloading():
+        heard(listening)
+
+    assert ["RELOADING=1", "READY=1"] == [told[0] for told in heard(listening)]
+
+
+def test_a_reload_that_is_cut_short_by_leaving_is_not_ready_again(manager):
+    listening, address = manager
+    notifier = a_ready(address)
+    heard(listening)
+
+    with notifier.reloading():
+        notifier.stopping("stopping", 1.0)
+    notifier.beat(2.0)
+
+    assert ["RELOADING=1", "STOPPING=1"] == [told[0] for told in heard(listening)]
 
 
 def test_stopping_asks_for_the_time_it_may_take(manager):

@@ -98,3 +98,33 @@ async def test_a_model_outside_the_chain_is_not_pinned(clock):
             await operations.act("gemma2:2b", "pin")
 
         assert None is pins.pinned
+
+
+CROWD = tuple(Place(server=f"docker:a-{number:02}", model="phi3:mini") for number in range(40))
+
+
+@in_virtual_time
+async def test_a_quarantined_place_behind_more_others_than_a_decision_stores_is_started_by_hand(clock):
+    house = a_house(clock, places=(*CROWD, LLAMA))
+    house.engine.servers[LLAMA].fail_loads = 3
+    async with house.open():
+        operations, _ = the_operations(house)
+        for _ in range(3):
+            await house.until(lambda: house.state(LLAMA) is PlaceState.STOPPED)
+            lease = house.lease(LLAMA)
+            await house.until(lambda lease=lease: lease.id in house.ends())
+        await house.until(lambda: house.state(LLAMA) is PlaceState.QUARANTINED)
+
+        assert str(LLAMA) == (await operations.act("llama3.2:3b", "start"))["place"]
+        await house.until(lambda: house.state(LLAMA) is PlaceState.READY)
+
+
+@in_virtual_time
+async def test_why_it_cannot_be_started_is_told_of_itself_however_many_others_there_are(clock):
+    house = a_house(clock, places=(*CROWD, LLAMA))
+    house.engine.servers[LLAMA].installed = False
+    async with house.open():
+        operations, _ = the_operations(house)
+
+        with pytest.raises(NotNow, match="the model is not installed there: ollama pull llama3"):
+            await operations.act("llama3.2:3b", "start")

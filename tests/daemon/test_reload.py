@@ -27,7 +27,8 @@ from tests.virtual_time import in_virtual_time
 class Daemon:
     """All of a daemon that a reload is about."""
 
-    path: Path
+    path: Path | None
+    folder: Path | None = None
     settings: Settings = field(init=False)
     events: list[Reloaded] = field(default_factory=list)
     applied: list[Settings] = field(default_factory=list)
@@ -38,7 +39,7 @@ class Daemon:
     def __post_init__(self) -> None:
         self.settings = config.load(self.path, {})
         self.reloading = Reloading(
-            Origin.of(self.path),
+            Origin.of(self.path, self.folder),
             {},
             settings=lambda: self.settings,
             apply=self.apply,
@@ -176,6 +177,145 @@ async def test_a_file_system_that_hangs_is_given_up_and_the_daemon_goes_on(daemo
     assert 2 == hanging, "no more threads than that hang, however often it is asked"
     assert [False] * 5 == [event.ok for event in daemon.events]
     assert "is its file system there?" in daemon.events[-1].because
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(reload, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(reload, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reload, "READ_SECONDS", 0.2)
+
+
+async def test_a_change_whose_read_hung_is_read_again_and_judged_though_nothing_changes_any_more(
+    daemon, monkeypatch, quick
+):
+    hang, real = threading.Event(), reload.reread
+    monkeypatch.setattr(reload, "reread", lambda *_: hang.wait(30))
+    daemon.path.write_text("policy: {margin_ratio: 0.3}\n")
+
+    async with daemon.running():
+        await daemon.told(1)
+        monkeypatch.setattr(reload, "reread", real)
+        hang.set()
+        await daemon.told(2)
+
+    assert [False, True] == [event.ok for event in daemon.events]
+    assert 0.3 == daemon.settings.policy.margin_ratio
+
+
+async def test_a_key_file_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, quick):
+    """/proc/self/mem: a plain file that can be opened, and whose first byte is an I/O error."""
+    key, path = tmp_path / "key", tmp_path / "dispatcher.yaml"
+    key.write_text("k3y-0123456789-0123456789")
+    path.write_text(f"server: {{keys: [{{name: a, key_file: {key}}}]}}")
+    daemon = Daemon(path=path)
+    key.unlink()
+    key.symlink_to("/proc/self/mem")
+
+    async with daemon.running():
+        daemon.reloading.ask()
+        await daemon.told(1)
+        renewed = tmp_path / "renewed"
+        renewed.write_text("another-k3y-0123456789")
+        renewed.replace(key)
+        await daemon.told(2)
+
+    assert [(False, ()), (True, ("server.keys",))] == [(event.ok, event.changed) for event in daemon.events]
+    assert str(tmp_path) not in daemon.events[0].because
+
+
+async def test_a_file_whose_folder_is_away_for_a_moment_is_judged_when_it_is_back(tmp_path, quick, monkeypatch):
+    """Back with the very stamp it had: nothing but another try can find out."""
+    monkeypatch.setattr(reload, "SETTLE_SECONDS", 0.01)
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    path = folder / "dispatcher.yaml"
+    path.write_text("policy: {margin_ratio: 0.1}\n")
+    daemon = Daemon(path=path)
+
+    async with daemon.running():
+        folder.rename(tmp_path / "away")
+        await daemon.told(1)
+        (tmp_path / "away").rename(folder)
+        await daemon.told(2)
+
+    assert [False, True] == [event.ok for event in daemon.events]
+    assert "dispatcher.yaml: cannot be read (No such file or directory)" == daemon.events[0].because
+
+
+async def test_what_stays_unreadable_is_told_once_and_left_after_a_bounded_number_of_tries(
+    daemon, monkeypatch, quick, caplog
+):
+    caplog.set_level(logging.INFO, "dispatcher.config")
+    monkeypatch.setattr(reload, "MOST_RETRIES", 3)
+    real, reads = reload.reread, []
+    monkeypatch.setattr(reload, "reread", lambda *given: reads.append(given) or real(*given))
+    daemon.path.unlink()
+    daemon.path.symlink_to("/proc/self/mem")
+
+    async with daemon.running():
+        async with asyncio.timeout(20):
+            while "reload=given_up" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # looks enough for a further try, were there one
+        assert (4, 1) == (len(reads), len(daemon.events))
+
+        daemon.path.unlink()
+        daemon.path.write_text("policy: {margin_ratio: 0.4}\n")
+        await daemon.told(2)
+
+    assert 0.4 == daemon.settings.policy.margin_ratio
+    assert 1 == caplog.text.count("ERROR") - caplog.text.count("reload=given_up")
+
+
+def test_the_wait_between_tries_doubles_up_to_a_bound(daemon):
+    waits = []
+
+    async def tried() -> None:
+        for _ in range(reload.MOST_RETRIES):
+            daemon.reloading._put_off(daemon.path, ["a"], "a", None)
+            waits.append(round(daemon.reloading._unjudged.due_seconds - asyncio.get_running_loop().time()))
+
+    asyncio.run(tried())
+
+    assert [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300, 300] == waits
+
+
+async def test_the_event_has_the_paths_of_what_is_wrong_and_the_log_the_words(daemon, caplog):
+    daemon.path.write_text("lifecycle: {provider: my-mistaken-text}\npolicy: {margin_ratio: 7}\n")
+
+    await daemon.reloading.reload()
+
+    assert (
+        "lifecycle.provider (line 1), policy.margin_ratio (line 2); the log has the words" == daemon.events[0].because
+    )
+    assert "'my-mistaken-text' is none of" in caplog.text
+
+
+async def test_a_file_written_after_a_start_without_one_is_adopted_by_the_next_sighup(tmp_path, quick, caplog):
+    caplog.set_level(logging.INFO, "dispatcher.config")
+    path = tmp_path / "dispatcher.yaml"
+    daemon = Daemon(path=None, folder=tmp_path)
+
+    async with daemon.running():
+        daemon.reloading.ask()
+        await daemon.told(1)
+        assert f'reload=no_file looked_for="{path}"' in caplog.text
+        path.write_text("policy: {margin_ratio: 7}\n")
+        daemon.reloading.ask()
+        await daemon.told(2)
+        assert daemon.reloading.path is None
+        path.write_text("policy: {margin_ratio: 0.2}\nserver: {port: 20001}\n")
+        daemon.reloading.ask()
+        await daemon.told(3)
+        assert path == daemon.reloading.path
+        path.write_text("policy: {margin_ratio: 0.25}\n")  # from now on it is looked at by itself
+        await daemon.told(4)
+
+    assert [True, False, True, True] == [event.ok for event in daemon.events]
+    assert (("policy.margin_ratio",), ("server.port",)) == (daemon.events[2].changed, daemon.events[2].waiting)
+    assert f'reload=adopted file="{path}"' in caplog.text and "rehearsal goes on" in caplog.text
+    assert 0.25 == daemon.settings.policy.margin_ratio
 
 
 async def test_a_fault_of_ours_does_not_end_the_daemon(daemon, monkeypatch, caplog):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +97,68 @@ async def test_a_hung_program_is_killed_at_its_deadline_and_left_alone_for_a_whi
     again = await told(probe, NOW + REST_SECONDS)
     await probe.close()
     assert again is not None
+
+
+class Uninterruptible(subprocess.Popen):
+    """As in state D: signals are sent to it, and do not arrive."""
+
+    def send_signal(self, sig):
+        """Not yet."""
+
+    def arrive(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sleepers() -> Iterator[list[Uninterruptible]]:
+    found: list[Uninterruptible] = []
+    yield found
+    for one in found:
+        if one.returncode is None:
+            one.arrive()
+
+
+async def test_a_program_that_no_signal_ends_is_left_behind_counted_and_has_no_second_beside_it(sleepers):
+    def start(program: str) -> Uninterruptible:
+        sleepers.append(Uninterruptible([program, "600"], stdout=subprocess.PIPE))
+        return sleepers[-1]
+
+    probe = GpuProbe("host", find=lambda: shutil.which("sleep"), start=start, deadline_seconds=0.1)
+    assert await told(probe) is None
+
+    for polls in range(5):
+        probe.newest(NOW + polls * 2 * REST_SECONDS)
+        await probe.settled()
+    assert (1, 1) == (len(sleepers), probe.abandoned_threads)
+    await probe.close()  # and holds nobody up
+
+    sleepers[0].arrive()
+    await becomes_true(lambda: probe.abandoned_threads == 0)
+    await told(probe, NOW + 20 * REST_SECONDS)
+    assert 2 == len(sleepers)
+
+
+async def test_a_program_on_a_file_system_that_hangs_holds_up_nobody():
+    hangs = threading.Event()
+
+    def find() -> str | None:
+        hangs.wait(30)
+        return None
+
+    probe = GpuProbe("host", find=find, deadline_seconds=0.1)
+    assert await told(probe) is None
+
+    assert 1 == probe.abandoned_threads
+    hangs.set()
+    await becomes_true(lambda: probe.abandoned_threads == 0)
+
+
+async def test_a_program_whose_child_keeps_its_output_open_is_not_waited_for(nvidia_smi):
+    nvidia_smi('sleep 5 & echo "5, 10"')
+    probe = GpuProbe("host", deadline_seconds=0.5)
+
+    assert await told(probe) is None
+    await becomes_true(lambda: probe.abandoned_threads == 0)
 
 
 async def test_closing_ends_a_look_under_way_and_its_program(nvidia_smi, tmp_path):
