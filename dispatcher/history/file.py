@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 MIN_SQLITE = (3, 37, 0)
 BUSY_SECONDS = 1.5  # below the 2 s an awaited record may take, so that its own failure says why
 CHECKED_BYTES = 32 * 1024**2  # a file up to this is checked whole at start: well below a second
+LOG_PAGES = 4096  # a log that grows beyond is emptied within a commit; see history.checkpoints for what comes before
 KEPT_ASIDE = 3  # broken files kept for a person to look at; a disk that breaks them for ever must not fill itself
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA = Path(__file__).with_name("schema.sql")
@@ -55,7 +56,8 @@ def open_to_write(path: Path, *, whole: bool = False) -> sqlite3.Connection:
         else:
             _look_over(connection, path, whole=whole)
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        connection.execute(f"PRAGMA journal_size_limit = {16 * 1024**2}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         connection.execute("PRAGMA temp_store = MEMORY")  # nothing is written beside the file
         _prepare(connection, path)
     except BaseException as error:

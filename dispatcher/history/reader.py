@@ -76,6 +76,18 @@ class Reader:
                     self._suspect(self._file)
                 raise HistoryUnavailable(f"the history {self._path} cannot be read ({error})") from error
 
+    def let_go(self) -> None:
+        """For the writer's thread: no look holds on to the files; the next one opens them anew."""
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.interrupt()
+        if self._lock.acquire(timeout=CLOSE_SECONDS):
+            try:
+                self._disconnect()
+            finally:
+                self._lock.release()
+
     def _connected(self) -> sqlite3.Connection:
         file = identity(self._path)
         if self._connection is None or file != self._file:  # set aside and begun anew meanwhile

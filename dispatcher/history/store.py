@@ -40,6 +40,7 @@ class Store:
         self._writer = Writer(path, settings, clock.now_seconds)
         self.apply = self._writer.apply
         self._reader = Reader(path, self._writer.suspect)
+        self._writer.ground.release_readers = self._reader.let_go
         self._heads: OrderedDict[str, DecisionHead] = OrderedDict()
         self._facts: dict[str, str] = {}
         self._sampled_at_seconds: float | None = None
@@ -58,7 +59,7 @@ class Store:
         finally:
             with suppress(HistoryUnavailable):  # what cannot be written can perhaps be read
                 self._facts = {**self._reader.now(reader.facts), **self._facts}
-        return self._writer.set_aside[-1] if self._writer.set_aside else None
+        return self._writer.ground.set_aside[-1] if self._writer.ground.set_aside else None
 
     def close(self) -> None:
         """Writes what is queued. Afterwards append() drops and awaited records are refused."""
@@ -83,7 +84,7 @@ class Store:
     @property
     def begun_anew(self) -> int:
         """How often a new file took the place of the one in use (broken, deleted, replaced): see `tell_again`."""
-        return self._writer.begun_anew
+        return self._writer.ground.begun_anew
 
     def tell_again(self, leases: Iterable[Lease]) -> None:
         """What a new file must know so that nothing is lost with this process: the live leases, and all single facts.
@@ -96,7 +97,12 @@ class Store:
     @property
     def set_aside(self) -> tuple[Path, ...]:
         """Broken files moved away since start, also those found broken while running."""
-        return tuple(self._writer.set_aside)
+        return tuple(self._writer.ground.set_aside)
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        """What else somebody did to the files under us since start (deleted, replaced), and what became of it."""
+        return tuple(self._writer.ground.mended)
 
     # ── events ──
 

@@ -12,13 +12,16 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.history.file import Broken, Identity, identity, is_broken, open_to_write, set_aside
+from dispatcher.history.checkpoints import EVERY_ENTRIES
+from dispatcher.history.file import Broken, Identity, is_broken
+from dispatcher.history.ground import Ground
 from dispatcher.history.retention import sweep
 from dispatcher.history.rows import write_fact
 from dispatcher.vocabulary.settings import HistorySettings
@@ -26,9 +29,10 @@ from dispatcher.vocabulary.settings import HistorySettings
 QUEUE_ENTRIES = 10_000  # events beyond are dropped; awaited records may use as much again
 BATCH_ENTRIES = 2_000
 IDLE_SECONDS = 1.0  # between looks at what is still owed, and at retention
-EXAMINE_SECONDS = 60.0  # between two looks at a file that readers call broken and that is found sound
 HANGS_SECONDS = 3.0  # a commit that takes longer is not coming soon: what is awaited is refused at once
+CHECKPOINT_SECONDS = 2.0  # for the last one to end, when closing
 OWED_ENTRIES = 20_000  # beyond, the oldest are given up and counted
+PROMISED_ENTRIES = 5_000  # the newest that were confirmed as durable, for the file that takes a broken one's place
 RETRY_SECONDS = 0.5  # after a failure plain events are dropped untried for so long: a full disk is not hammered
 _ROW_ERRORS = (
     sqlite3.IntegrityError,
@@ -56,7 +60,7 @@ class Writer:
     """Started once, stopped once. offer() and owe() never block or raise; submit() hands back a future."""
 
     def __init__(self, path: Path, settings: HistorySettings, now_seconds: Callable[[], float]) -> None:
-        self.set_aside: list[Path] = []  # broken files moved out of the way, oldest first
+        self.ground = Ground(path, now_seconds)
         self.failing: str | None = None  # why the last batch was not written; None: it was
         self._path = path
         self._settings = settings
@@ -65,18 +69,16 @@ class Writer:
         self._urgent = threading.Event()
         self._held: list[Entry] = []  # events of a batch that found the file locked
         self._owed: dict[str, Write] = {}
-        self.begun_anew = (
-            0  # how often another file took the place of the one in use: what must not be lost is told again
-        )
+        self._promised: deque[Write] = deque(maxlen=PROMISED_ENTRIES)
+        self._promised_to: Identity | None = None
+        self._aside = 0  # broken files, as last counted
         self._committing_since: float | None = None  # of time.monotonic
-        self._connection: sqlite3.Connection | None = None
-        self._file: Identity | None = None
         self._dropped_full = 0  # counted by the callers' thread
         self._dropped_failed = 0  # counted by the writer's
         self._unswept = 0
+        self._unmoved = 0  # entries since the last checkpoint was begun
         self._retry_at = 0.0
         self._suspected: Identity | None = None  # the file that a reader found broken
-        self._examine_at = 0.0
         self._running = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="history-write", daemon=True)
@@ -98,7 +100,7 @@ class Writer:
     def open(self) -> None:
         """First connection and the thread. Raises HistoryUnavailable, but the thread runs and goes on trying."""
         try:
-            self._connect()
+            self.ground.connect()
         except (sqlite3.Error, OSError, Broken) as error:
             self.failing = self._words(error)
             raise HistoryUnavailable(self.failing) from error
@@ -154,10 +156,19 @@ class Writer:
             self._examine()
             if batch or self._owed or self.failing is not None:
                 self._commit(batch)
+            else:
+                self._look_idle()
             self._sweep()
         while batch := self._collect():  # what came in while stopping
             self._commit(batch)
-        self._disconnect()
+        self.ground.checkpoints.close(CHECKPOINT_SECONDS)
+        self.ground.disconnect()
+
+    def _look_idle(self) -> None:
+        try:
+            self.ground.idle()
+        except Exception as error:  # as in a commit: this thread must outlive it
+            self._failed([], error)
 
     def _collect(self) -> list[Entry]:
         batch, self._held = self._held, []
@@ -197,6 +208,11 @@ class Writer:
         self.failing = None
         self._owed.clear()
         self._unswept += len(entries)
+        self._unmoved += len(entries)
+        if self._unmoved >= EVERY_ENTRIES:
+            self._unmoved = 0
+            self.ground.checkpoints.begin(self.ground.file)
+        self._remember_promised(entries)
         for entry, result in results:
             if isinstance(result, bool):
                 if entry.done is not None:
@@ -207,27 +223,31 @@ class Writer:
                 self._dropped_failed += 1
 
     def _transaction_or_anew(self, entries: list[Entry], *, synced: bool) -> list[tuple[Entry, bool | Exception]]:
-        """A file that turns out broken is set aside, and the batch goes into the new one."""
+        """A file that turns out broken is set aside, and the batch goes into the new one; so it does when its file was
+        taken away while it was written."""
         try:
-            return self._transaction(entries, synced=synced)
-        except sqlite3.Error as error:
+            results = self._transaction(entries, synced=synced)
+            if self.ground.stood():
+                return results
+        except (sqlite3.Error, Broken) as error:
             if not is_broken(error):
                 raise
-            self._disconnect()
-            self._begin_anew()
-        return self._transaction(entries, synced=synced)
+            self.ground.begin_anew()
+        results = self._transaction(entries, synced=synced)
+        if not self.ground.stood():
+            raise HistoryUnavailable(f"the history {self._path} is taken away again and again; nothing was recorded")
+        return results
 
     def _transaction(self, entries: list[Entry], *, synced: bool) -> list[tuple[Entry, bool | Exception]]:
-        if self._connection is None or not self._still_there():
-            self._connect()
-        connection = self._connection
-        assert connection is not None
+        connection = self.ground.stand()
         # A killed process loses nothing with either; FULL keeps outcomes through a power cut as well.
         connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         try:
             if self.failing is not None:  # something must reach the disk: an empty commit succeeds on a full one
                 write_fact(connection, name="probed_at_seconds", value=str(self._now_seconds()))
+            for write in self._to_be_repeated():
+                _written(connection, write)
             for write in self._owed.values():  # from before: what came since may replace it
                 _written(connection, write)
             results = [(entry, _written(connection, entry.write)) for entry in entries]
@@ -237,6 +257,20 @@ class Writer:
                 connection.execute("ROLLBACK")
             raise
         return results
+
+    def _to_be_repeated(self) -> tuple[Write, ...]:
+        """What was confirmed to the file that broke, as far as memory goes. A file that somebody deleted or replaced is
+        not filled again: that may be what was wanted."""
+        if self._promised_to in (None, self.ground.file):
+            return ()
+        if len(self.ground.set_aside) == self._aside:
+            self._promised.clear()
+        return tuple(self._promised)
+
+    def _remember_promised(self, entries: list[Entry]) -> None:
+        self._to_be_repeated()  # forgets what is not to be
+        self._promised.extend(entry.write for entry in entries if entry.synced)
+        self._promised_to, self._aside = self.ground.file, len(self.ground.set_aside)
 
     def _failed(self, entries: list[Entry], error: Exception) -> None:
         self.failing = self._words(error)
@@ -252,9 +286,9 @@ class Writer:
         if locked:
             self._retry_at = 0.0
         else:
-            self._disconnect()
+            self.ground.disconnect()
         if is_broken(error):
-            self._begin_anew()
+            self.ground.begin_anew()
 
     def _let_go(self, entries: list[Entry]) -> None:
         """Not written: what has a key is owed, in its newest form; an event is lost and counted."""
@@ -268,58 +302,24 @@ class Writer:
             elif entry.done is None:
                 self._dropped_failed += 1
 
-    def _connect(self, *, whole: bool = False) -> None:
-        self._disconnect()
-        try:
-            self._connection = open_to_write(self._path, whole=whole)
-        except Exception as error:
-            if not is_broken(error):
-                raise
-            self._begin_anew()
-            self._connection = open_to_write(self._path)
-        file = identity(self._path)
-        if self._file not in (None, file):
-            self.begun_anew += 1
-        self._file = file
-
     def _examine(self) -> None:
-        """On a new connection, because the old one's pages in memory may be sounder than the disk."""
         file, self._suspected = self._suspected, None
-        if file is None or file != self._file or time.monotonic() < self._examine_at:
-            return
         try:
-            self._connect(whole=True)
+            self.ground.examine(file)
         except Exception as error:  # as in a commit: this thread must outlive it
             self.failing = self._words(error)
-        if self._file == file:
-            self._examine_at = time.monotonic() + EXAMINE_SECONDS
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-
-    def _begin_anew(self) -> None:
-        with contextlib.suppress(OSError):
-            self.set_aside.append(set_aside(self._path, self._now_seconds()))
-
-    def _still_there(self) -> bool:
-        """A file somebody deleted would take every further record with it, unnoticed."""
-        try:
-            return identity(self._path) == self._file
-        except OSError:
-            return False
 
     def _sweep(self) -> None:
         """One small step of retention, when enough was written since the last."""
-        if self._unswept < 200 or self._connection is None or self._stopping:
+        connection = self.ground.connection
+        if self._unswept < 200 or connection is None or self._stopping:
             return
         try:
-            more = sweep(self._connection, self._settings, rows=max(500, 2 * self._unswept))
+            more = sweep(connection, self._settings, rows=max(500, 2 * self._unswept))
             self._unswept = 200 if more else 0
         except sqlite3.Error:  # tried again with the next batch; writing says what is wrong with the disk
             self._unswept = 0
+        self.ground.leave()
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, HistoryUnavailable):

@@ -246,6 +246,43 @@ def test_a_deleted_history_is_begun_anew_and_the_leases_are_told_to_it(tmp_path)
         )
 
 
+def emptied(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(0)
+
+
+def outcomes_on_disk(path: Path) -> set[str]:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as history:
+        return {decision_id for (decision_id,) in history.execute("SELECT decision_id FROM outcome")}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, emptied, overwrite], ids=["deleted", "emptied", "overwritten"])
+@pytest.mark.parametrize("suffix", ["", "-wal"], ids=["file", "log"])
+def test_an_outcome_taken_after_somebody_touched_the_files_survives_a_kill(suffix, damage, tmp_path):
+    history = tmp_path / "history.sqlite"
+    with daemon_on(tmp_path, tmp_path) as daemon:
+        before = [chosen(daemon) for _ in range(20)]
+        assert {204} == {reported(daemon, one) for one in before}
+        if not suffix:  # else all of the file is in the log as well, and nothing is lost with it
+            with closing(sqlite3.connect(history)) as shell:
+                shell.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        damage(history.with_name(history.name + suffix))
+
+        after = chosen(daemon)
+        assert 204 == reported(daemon, after)
+        eventually(
+            lambda: metric(daemon, BROKEN_TOTAL) == 1 or None, deadline_seconds=HEALED_SECONDS, what="it to be counted"
+        )
+        assert 1 == daemon.log().count("somebody=touched_it") + daemon.log().count("after=set_aside")
+        daemon.kill()
+        daemon.start()
+
+        kept = outcomes_on_disk(history)
+        assert after["decision_id"] in kept
+        if (suffix, damage) != ("", Path.unlink):  # a deleted history may have been meant to go
+            assert {one["decision_id"] for one in before} <= kept
+
+
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_a_history_that_may_not_be_written_stops_nothing(where, tmp_path):
     """As root nothing is forbidden, so it is not a file at all, or has no folder."""

@@ -5,17 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dispatcher.errors import HistoryUnavailable
 from dispatcher.history.file import identity
+from dispatcher.history.store import Store
 from tests.builders import NOW
-from tests.history.some_events import (
-    a_completed,
-    a_decided,
-)
+from tests.history.some_events import a_completed, a_decided
 from tests.history.stores import a_store, an_open_store, overwrite_middle, rows
+
+
+def append_many(store: Store) -> None:
+    for number in range(300):
+        store.append(a_decided(f"d-{number}"))
+
+
+async def fill_and_damage(store: Store) -> None:
+    """Many decisions, all of them in the file and none in the log, and then some of its pages are gone."""
+    append_many(store)
+    await store.flush()
+    rows(store.path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    overwrite_middle(store.path)
 
 
 def test_folder_and_file_are_made_and_nobody_else_may_look_in(path):
@@ -34,8 +47,7 @@ def test_folder_and_file_are_made_and_nobody_else_may_look_in(path):
 )
 async def test_a_broken_file_is_set_aside_and_a_new_one_begun(path, damage):
     with an_open_store(path) as store:
-        for number in range(300):
-            store.append(a_decided(f"d-{number}"))
+        append_many(store)
     damage(path)
 
     store = a_store(path)
@@ -51,11 +63,7 @@ async def test_a_broken_file_is_set_aside_and_a_new_one_begun(path, damage):
 
 async def test_a_file_that_breaks_while_running_is_set_aside_too(path):
     with an_open_store(path) as store:
-        for number in range(300):
-            store.append(a_decided(f"d-{number}"))
-        await store.flush()
-        rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
-        overwrite_middle(path)
+        await fill_and_damage(store)
         with contextlib.suppress(HistoryUnavailable):
             for number in range(300):
                 store.append(a_decided(f"e-{number}"))
@@ -76,19 +84,28 @@ async def test_a_file_deleted_while_running_is_made_again(path):
         assert ["d-2"] == [completed.decision_id for completed in store.recent_completed(10)]
 
 
+@contextlib.contextmanager
+def a_store_that_cannot_open(path: Path, because: str) -> Iterator[Store]:
+    """It is used all the same: open() is called once, and told why."""
+    store = a_store(path)
+    with pytest.raises(HistoryUnavailable, match=because):
+        store.open()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
 async def test_a_newer_schema_is_refused_in_words_and_left_alone(path):
     with an_open_store(path):
         pass
     rows(path, "PRAGMA user_version = 7")
     before = path.read_bytes()
-    store = a_store(path)
 
-    with pytest.raises(HistoryUnavailable, match=r"has schema 7; this version .* knows 1"):
-        store.open()
-    with pytest.raises(HistoryUnavailable, match="schema 7"):
-        await store.record_outcome(a_completed())
-    store.append(a_decided())
-    store.close()
+    with a_store_that_cannot_open(path, r"has schema 7; this version .* knows 1") as store:
+        with pytest.raises(HistoryUnavailable, match="schema 7"):
+            await store.record_outcome(a_completed())
+        store.append(a_decided())
 
     assert before == path.read_bytes()
     assert 1 == store.dropped_total
@@ -98,36 +115,27 @@ def test_another_programs_database_is_not_touched(path):
     path.parent.mkdir()
     rows(path, "CREATE TABLE bookmarks (url TEXT)")
 
-    store = a_store(path)
-    with pytest.raises(HistoryUnavailable, match="another program's database"):
-        store.open()
-    store.close()
+    with a_store_that_cannot_open(path, "another program's database"):
+        pass
 
     assert [("bookmarks",)] == rows(path, "SELECT name FROM sqlite_master")
 
 
 async def test_a_folder_that_cannot_be_made_is_said_and_heals_without_a_restart(tmp_path):
     (tmp_path / "state").write_text("a file where the folder should be")
-    store = a_store(tmp_path / "state" / "history.db")
-    with pytest.raises(HistoryUnavailable, match="cannot be written"):
-        store.open()
-    with pytest.raises(HistoryUnavailable):
-        await store.record_outcome(a_completed())
+    with a_store_that_cannot_open(tmp_path / "state" / "history.db", "cannot be written") as store:
+        with pytest.raises(HistoryUnavailable):
+            await store.record_outcome(a_completed())
 
-    (tmp_path / "state").unlink()
+        (tmp_path / "state").unlink()
 
-    assert await store.record_outcome(a_completed())
-    assert store.failing is None
-    store.close()
+        assert await store.record_outcome(a_completed())
+        assert store.failing is None
 
 
 async def test_a_file_that_only_a_reader_finds_broken_is_set_aside_too(path):
     with an_open_store(path) as store:
-        for number in range(300):
-            store.append(a_decided(f"d-{number}"))
-        await store.flush()
-        rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
-        overwrite_middle(path)
+        await fill_and_damage(store)
         with pytest.raises(HistoryUnavailable, match="malformed"):
             await store.decisions(1000)
 
