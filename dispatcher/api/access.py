@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from dispatcher.errors import ConfigurationInvalid
-from dispatcher.vocabulary.settings import DEFAULT_KEY_NAME, AccessKey, Role, ServerSettings
+from dispatcher.vocabulary.address import is_loopback
+from dispatcher.vocabulary.settings import DEFAULT_KEY_NAME, AccessKey, Role, ServerSettings, Settings
 
 Given = dict[bytes, bytes]  # the headers that count here, by lower-case name
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -20,28 +21,61 @@ ACTING_READS = frozenset({"/select", "/events"})
 INFER_ACTS = frozenset({"/select", "/outcomes"})
 INFER_ACTS_UNDER = ("/leases/", "/v1/", "/api/")  # every other act is an admin's
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _PORT = re.compile(r":\d{1,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Who is let in, from settings. keys empty: no key is required, and only this machine is answered."""
+    """Who is let in, from settings. keys empty: no key is required, and only this machine is answered. hosts_setting:
+    where one more host name belongs."""
 
     hosts: frozenset[str]
     keys: tuple[AccessKey, ...]
+    hosts_setting: str = "server.allowed_hosts"
+
+    def advice(self, host: str) -> str:
+        """What makes this Host header known: without a name there is none to add."""
+        if not host:
+            return "send a Host header"
+        return f"add it to {self.hosts_setting}, for example {self.hosts_setting}: [..., {_without_port(host)!r}]"
+
+
+def server_rules(settings: Settings, environment: Mapping[str, str]) -> Rules:
+    """As rules_of, of the API."""
+    return rules_of(settings.server, environment)
+
+
+def exporter_rules(settings: Settings, environment: Mapping[str, str]) -> Rules:
+    """A page may not read the metrics through a name of its own that leads here (DNS rebinding), so Host counts on
+    loopback, too. Keys are asked for beyond it only: there a Prometheus of another machine is let in. As rules_of."""
+    exporter = settings.exporter
+    api = rules_of(settings.server, environment)
+    own = {*LOOPBACK_NAMES, *(host.lower() for host in exporter.allowed_hosts), *_named(exporter.host)}
+    return Rules(
+        hosts=api.hosts | own,
+        keys=() if is_loopback(exporter.host) else api.keys,
+        hosts_setting="exporter.allowed_hosts",
+    )
 
 
 def rules_of(server: ServerSettings, environment: Mapping[str, str]) -> Rules:
     """The settings usually come with their keys' digests; those made without are looked up in the environment.
     Raises ConfigurationInvalid for a variable that holds no key: nobody is let in by mistake, or locked out in silence.
     """
-    hosts = {host.lower() for host in server.allowed_hosts}
-    if server.host not in _ANY_ADDRESS:
-        hosts.add(f"[{server.host}]" if ":" in server.host else server.host.lower())
+    hosts = {*(host.lower() for host in server.allowed_hosts), *_named(server.host)}
     keys = list(server.keys)
     if server.key_env is not None and all(key.name != DEFAULT_KEY_NAME for key in keys):
         keys.append(AccessKey(name=DEFAULT_KEY_NAME, role="admin", key_env=server.key_env))
     return Rules(hosts=frozenset(hosts), keys=tuple(_with_digest(key, environment) for key in keys))
+
+
+def _named(address: str) -> set[str]:
+    """What a client that asks this address by itself sends as its Host. Nothing for all addresses at once."""
+    bare = address.strip("[]").lower()
+    if bare in _ANY_ADDRESS:
+        return set()
+    return {f"[{bare}]" if ":" in bare else bare}
 
 
 def _with_digest(key: AccessKey, environment: Mapping[str, str]) -> AccessKey:
@@ -55,10 +89,12 @@ def _with_digest(key: AccessKey, environment: Mapping[str, str]) -> AccessKey:
 
 def is_known(host: str, hosts: frozenset[str]) -> bool:
     """host: as sent, in lower case, with or without a port."""
-    if host in hosts:
-        return True
+    return host in hosts or _without_port(host) in hosts
+
+
+def _without_port(host: str) -> str:
     end = host.find("]") + 1 if host.startswith("[") else host.find(":")
-    return end > 0 and _PORT.fullmatch(host, end) is not None and host[:end] in hosts
+    return host[:end] if end > 0 and _PORT.fullmatch(host, end) is not None else host
 
 
 def is_acting(method: str, path: str) -> bool:

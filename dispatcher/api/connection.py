@@ -1,9 +1,10 @@
 """One client's connection, bounded before anything of it is parsed or kept: how many, how large, how slow, how framed.
 
 uvicorn's httptools protocol has no limit on headers, none on time, and refuses in plain text. This subclass feeds the
-parser in pieces no larger than the header limit, counts what arrives, and answers every refusal as a problem with
-X-Request-Id. After a refusal the connection is closed, but lingers a moment: what the client still sends is thrown
-away, because closing on unread bytes is a reset, which may reach the client before the words do.
+parser in pieces no larger than the header limit, counts what arrives, and answers every refusal in the format of the
+surface that was asked, with X-Request-Id. It alone looks at the size and the time of a body; nobody behind it does
+again. After a refusal the connection is closed, but lingers a moment: what the client still sends is thrown away,
+because closing on unread bytes is a reset, which may reach the client before the words do.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import asyncio
 from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from dispatcher.api.crowd import Crowd
-from dispatcher.api.exchange import ABORT, PROBLEM, body_too_large, request_id_of
+from dispatcher.api.exchange import ABORT, CLOSE, request_id_of
 from dispatcher.api.framing import misframed, stated_length
 from dispatcher.vocabulary.settings import LimitSettings
 from dispatcher.vocabulary.words import printable
-from dispatcher.wire.decision import encode
-from dispatcher.wire.problem import problem
+from dispatcher.wire.envelope import refusal
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 8 * 1024**2
@@ -185,6 +186,7 @@ class Connection(HttpToolsProtocol):
         self._part = BODY
         super().on_headers_complete()
         self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
+        self.scope[CLOSE] = self.transport.close  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         if self._turned:
@@ -214,8 +216,8 @@ class Connection(HttpToolsProtocol):
         self._refuse("too_slow", f"the body did not arrive within {self._limits.body_timeout_seconds:g} s")
 
     def _refuse_body(self) -> None:
-        turned = body_too_large(self._limits.body_bytes)
-        self._refuse(turned.word, turned.detail)
+        most = self._limits.body_bytes
+        self._refuse("too_large", f"a body may have {most} bytes; say context_tokens and send the prompt's beginning")
 
     def _refuse(self, word: str, detail: str) -> None:
         """The last thing said here. Never into the middle of another answer."""
@@ -245,13 +247,19 @@ class Connection(HttpToolsProtocol):
 
     def _tell(self, word: str, detail: str, more: bytes = b"") -> None:
         request_id = request_id_of(dict(self.headers or ()).get(b"x-request-id", b""))
-        shape = problem(word, detail, request_id.decode())
-        body = encode(shape)
+        told = refusal(self._path(), word, detail, request_id.decode())
         self.transport.write(
             b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b"
             b"cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n%b"
-            % (STATUS_LINE[shape.status], PROBLEM, len(body), request_id, more, body)
+            % (STATUS_LINE[told.status], told.media_type.encode(), len(told.body), request_id, more, told.body)
         )
+
+    def _path(self) -> str:
+        """Of the request that is being read, as far as it is known; "" between two."""
+        target: bytes = b"" if self._part == BETWEEN else self.url
+        if not target.startswith(b"/"):
+            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        return unquote(target.partition(b"?")[0].decode("latin-1"))
 
     def _linger(self) -> None:
         self.flow.resume_reading()

@@ -11,11 +11,15 @@ from dispatcher.clock import Clock
 from dispatcher.vocabulary.decision import Decision, Selected
 from dispatcher.vocabulary.fleet import FleetView, LeaseStatus
 from dispatcher.vocabulary.profile import Profiles, Record
+from dispatcher.vocabulary.queue import Line
+from dispatcher.vocabulary.relay import Arrived, Client
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import LimitSettings, Settings
 from dispatcher.vocabulary.signal import Snapshot
 from dispatcher.wire.select import OutcomeReport
 from dispatcher.wire.view_shapes import Check, Readiness
+
+Relay = Callable[[Arrived, Client], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +32,9 @@ class Doors:
     decisions(limit, model, since_seconds) and decision(id): JSON documents as wire.decision made them, newest first;
     HistoryUnavailable. act(model, start|stop|pin|unpin): the action as a document; NotFound, NotNow.
     exposition(Accept header): the bytes and their content type. heartbeat_age_seconds: since the event loop last beat,
-    or what the latest of the other loops is late by. feed: what `emit` tells, for GET /events.
-    erred: told the word of errors.error_type_of for each fault that a request met.
+    and nothing else. feed: what `emit` tells, for GET /events.
+    erred: told the word of errors.error_type_of for each fault that a request met. relay: one request of a model's
+    own surfaces, answered in all its ways through the client it is given; None: nothing is relayed. lines: its queues.
     """
 
     select: Callable[[Asked], Awaitable[Selected]]
@@ -53,6 +58,8 @@ class Doors:
     erred: Callable[[str], None] = lambda error_type: None
     feed: Feed = field(default_factory=lambda: Feed(LimitSettings))
     records: Callable[[], tuple[Record, ...]] = tuple
+    relay: Relay | None = None
+    lines: Callable[[], tuple[Line, ...]] = tuple
 
 
 __all__ = ["Check", "Doors", "OutcomeReport", "Readiness"]

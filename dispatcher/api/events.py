@@ -8,19 +8,19 @@ that is left; whoever takes nothing for too long is disconnected. An event is en
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import getrandbits
 
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.api.exchange import ABORT, ClientLeft, Companion, Turned, body_of
+from dispatcher.api.exchange import ABORT, KEY_NAME, ROLE_NOW, ClientLeft, Companion, Turned, body_of
 from dispatcher.vocabulary.event import Event
-from dispatcher.vocabulary.settings import LimitSettings
+from dispatcher.vocabulary.settings import LimitSettings, Role
 from dispatcher.wire.decision import encode
-from dispatcher.wire.events import event_document, event_name
+from dispatcher.wire.events import event_document, event_name, names_a_lease
 
 PIECE_BYTES = 64 * 1024  # sent at once, at most one event more than that
 LEAVE_SECONDS = 1.0
@@ -30,7 +30,7 @@ _HEADERS = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no
 @dataclass(slots=True)
 class _Kept:
     event: Event
-    told: bytes | None = None
+    told: dict[bool, bytes] = field(default_factory=dict)  # by whether lease ids are in it
 
 
 class Feed:
@@ -42,6 +42,7 @@ class Feed:
         self._next = 0  # the number the next event gets
         self._epoch = f"{getrandbits(32):08x}"  # of this process: ids of an earlier one mean nothing here
         self._readers: set[asyncio.Event] = set()
+        self._by_key: Counter[str] = Counter()
         self.closed = False
 
     def publish(self, event: Event) -> None:
@@ -63,19 +64,29 @@ class Feed:
         return len(self._readers)
 
     @contextmanager
-    def reading(self) -> Iterator[asyncio.Event]:
-        """Raises Turned when there is no place for one more."""
+    def reading(self, key_name: str | None = None) -> Iterator[asyncio.Event]:
+        """Raises Turned when there is no place for one more. key_name: whose it is; None where no keys are."""
         if self.closed:
             raise Turned("draining", "it finishes what is in flight; come back after its restart", [_retry(2)])
-        most = self._limits().event_subscribers
-        if len(self._readers) >= most:
-            raise Turned("too_many", f"{most} readers of /events are connected, which is the most", [_retry(30)])
+        limits = self._limits()
+        if len(self._readers) >= limits.event_subscribers:
+            detail = f"{limits.event_subscribers} readers of /events are connected, which is the most"
+            raise Turned("too_many", detail, [_retry(30)])
+        most = limits.event_subscribers_per_key
+        if key_name is not None and self._by_key[key_name] >= most:
+            detail = f"{most} readers of /events are connected with the key {key_name}, which is the most for one"
+            raise Turned("too_many", detail, [_retry(30)])
         woken = asyncio.Event()
         self._readers.add(woken)
+        if key_name is not None:
+            self._by_key[key_name] += 1
         try:
             yield woken
         finally:
             self._readers.discard(woken)
+            if key_name is not None:
+                self._by_key[key_name] -= 1
+                self._by_key += Counter()  # drops those at 0
 
     def position_after(self, last_event_id: str) -> tuple[int, bytes]:
         """Where a reader goes on that saw `last_event_id` last ("": that is new here), and what it must be told first:
@@ -87,7 +98,7 @@ class Feed:
             return self._next, _dropped(None, "the dispatcher was restarted since")
         return int(number) + 1, b""
 
-    def piece_from(self, position: int) -> tuple[int, bytes]:
+    def piece_from(self, position: int, *, lease_ids: bool = False) -> tuple[int, bytes]:
         """The next position, and what to send; b"" when there is nothing new."""
         pieces: list[bytes] = []
         oldest = self._next - len(self._ring)
@@ -96,18 +107,21 @@ class Feed:
             position = oldest
         size_bytes = 0
         while position < self._next and size_bytes < PIECE_BYTES:
-            told = self._told(position, oldest)
+            told = self._told(position, oldest, lease_ids)
             pieces.append(told)
             size_bytes += len(told)
             position += 1
         return position, b"".join(pieces)
 
-    def _told(self, position: int, oldest: int) -> bytes:
+    def _told(self, position: int, oldest: int, lease_ids: bool) -> bytes:
         kept = self._ring[position - oldest]
-        if kept.told is None:
+        lease_ids = lease_ids and names_a_lease(kept.event)  # else there is one form for all
+        told = kept.told.get(lease_ids)
+        if told is None:
             head = f"id: {self._epoch}-{position}\nevent: {event_name(kept.event)}\ndata: "
-            kept.told = head.encode() + event_document(kept.event) + b"\n\n"
-        return kept.told
+            told = head.encode() + event_document(kept.event, lease_ids=lease_ids) + b"\n\n"
+            kept.told[lease_ids] = told
+        return told
 
 
 class EventsRoute:
@@ -120,7 +134,7 @@ class EventsRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         last = dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1")
         await body_of(receive)  # nothing in it counts, but only after it can the client be seen leaving
-        with self._feed.reading() as woken:
+        with self._feed.reading(scope.get(KEY_NAME)) as woken:
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
             if scope["method"] != "HEAD":
                 async with Companion(receive):
@@ -128,12 +142,18 @@ class EventsRoute:
         await send({"type": "http.response.body", "body": b""})
 
     async def _stream(self, last: str, woken: asyncio.Event, scope: Scope, send: Send) -> None:
-        """Until the feed closes. Raises ClientLeft for a reader that takes nothing for too long."""
+        """Until the feed closes, or its reader may not be here any more: that is asked before each piece, so a key that
+        was taken away is told nothing that happens afterwards. Raises ClientLeft for a reader that takes nothing for
+        too long."""
+        role_now: Callable[[], Role | None] = scope.get(ROLE_NOW, _nobody)
         position, first = self._feed.position_after(last)
         await self._send(b": hello\n\n" + first, scope, send)
         while not self._feed.closed:
             woken.clear()
-            position, piece = self._feed.piece_from(position)
+            role = role_now()
+            if role is None:
+                return
+            position, piece = self._feed.piece_from(position, lease_ids=role == "admin")
             if not piece:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._limits().event_heartbeat_seconds):
@@ -151,6 +171,11 @@ class EventsRoute:
                 abort()  # a plain close would wait for the reader that does not read
             await asyncio.sleep(LEAVE_SECONDS)  # the Companion sees it leave before that
             raise ClientLeft from None
+
+
+def _nobody() -> Role | None:
+    """Without a front door nobody was let in."""
+    return None
 
 
 def _dropped(count: int | None, because: str) -> bytes:

@@ -1,4 +1,4 @@
-"""One HTTP exchange in ASGI's own terms: reading a bounded body, answering, noticing that the client left."""
+"""One HTTP exchange in ASGI's own terms: reading a body, answering, noticing that the client left."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from random import getrandbits
 
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.wire.decision import encode
-from dispatcher.wire.problem import MEDIA_TYPE, problem
-from dispatcher.wire.select import MAX_BODY_BYTES, MAX_BODY_SECONDS
+from dispatcher.wire.envelope import Envelope, refusal
+from dispatcher.wire.problem import MEDIA_TYPE
 from dispatcher.wire.strict_json import refuse_ambiguous
 
 JSON = b"application/json"
 PROBLEM = MEDIA_TYPE.encode()
 REQUEST_ID = "dispatcher.request_id"  # in the scope
 ABORT = "dispatcher.abort"  # in the scope: closes the connection at once, unsent bytes and all; not every server has it
+CLOSE = "dispatcher.close"  # in the scope: closes the connection once what was written is out; as ABORT
 KEY_NAME = "dispatcher.key_name"  # in the scope: whose key came with it; None when none is configured
+ROLE_NOW = "dispatcher.role_now"  # in the scope: a callable; the role it has by now, None once it may not be here
 IN_A_THREAD_BYTES = 256 * 1024  # looking through more than this is noticed by everybody else
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 Headers = Iterable[tuple[bytes, bytes]]
@@ -34,7 +35,7 @@ class ClientLeft(Exception):
 
 
 class Turned(Exception):
-    """A request that is answered with a problem of the vocabulary of wire.problem, and nothing else."""
+    """A request that is answered with a refusal of the vocabulary of wire.problem, and nothing else."""
 
     def __init__(self, word: str, detail: str, headers: Headers = ()) -> None:
         self.word = word
@@ -72,19 +73,18 @@ async def answer_nothing(send: Send) -> None:
 
 
 async def answer_problem(send: Send, scope: Scope, turned: Turned) -> None:
-    shape = problem(turned.word, turned.detail, scope[REQUEST_ID])
-    await answer(send, shape.status, encode(shape), PROBLEM, turned.headers)
+    """In the format of the surface that was asked."""
+    await answer_envelope(send, refusal(scope["path"], turned.word, turned.detail, scope[REQUEST_ID]), turned.headers)
+
+
+async def answer_envelope(send: Send, told: Envelope, headers: Headers = ()) -> None:
+    await answer(send, told.status, told.body, told.media_type.encode(), headers)
 
 
 async def body_of(receive: Receive) -> bytes:
-    """The whole body. Raises Turned (408 after 30 s, 413 beyond 8 MiB: for servers that do not see to it themselves),
-    ClientLeft, and AskInvalid for JSON that can be read in two ways."""
-    try:
-        async with asyncio.timeout(MAX_BODY_SECONDS):
-            body = await _read(receive)
-    except TimeoutError:
-        detail = f"the body did not arrive within {MAX_BODY_SECONDS:g} s"
-        raise Turned("too_slow", detail, [(b"connection", b"close")]) from None
+    """The whole body; how large it may be and how long it may take is the connection's to see to (api.connection).
+    Raises ClientLeft, and AskInvalid for JSON that can be read in two ways."""
+    body = await _read(receive)
     if len(body) > IN_A_THREAD_BYTES:
         await asyncio.get_running_loop().run_in_executor(_one_at_a_time, refuse_ambiguous, body)
     elif body:
@@ -94,23 +94,14 @@ async def body_of(receive: Receive) -> bytes:
 
 async def _read(receive: Receive) -> bytes:
     pieces: list[bytes] = []
-    size_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         piece: bytes = message.get("body", b"")
-        size_bytes += len(piece)
-        if size_bytes > MAX_BODY_BYTES:
-            raise body_too_large()
         if not message.get("more_body", False):
             return b"".join((*pieces, piece)) if pieces else piece
         pieces.append(piece)
-
-
-def body_too_large(most_bytes: int = MAX_BODY_BYTES) -> Turned:
-    detail = f"a body may have {most_bytes} bytes; say context_tokens and send the beginning of the prompt"
-    return Turned("too_large", detail)  # and not closed: a client still sending would see a reset, not this
 
 
 class Companion:
@@ -122,6 +113,7 @@ class Companion:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._cancels = True
         self.left = False
 
     async def __aenter__(self) -> Companion:
@@ -136,8 +128,14 @@ class Companion:
         if self.left and self._task.uncancel() == 0 and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise ClientLeft from None
 
+    async def gone(self) -> None:
+        """Until the client has left, which cancels nobody any more: it was sent away."""
+        self._cancels = False
+        await asyncio.wait((self._watcher,))
+
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.left = True
-        self._task.cancel()
+        if self._cancels:
+            self.left = True
+            self._task.cancel()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,18 +25,17 @@ from dispatcher.api.access import (
     key_of,
     may,
     needed_role,
-    rules_of,
+    server_rules,
 )
 from dispatcher.api.exchange import (
     KEY_NAME,
     LEAVING,
-    PROBLEM,
     REQUEST_ID,
+    ROLE_NOW,
     ClientLeft,
     Turned,
-    answer,
+    answer_envelope,
     answer_problem,
-    body_too_large,
     request_id_of,
 )
 from dispatcher.errors import (
@@ -47,20 +47,18 @@ from dispatcher.errors import (
     error_type_of,
 )
 from dispatcher.vocabulary.address import is_loopback
-from dispatcher.vocabulary.settings import Settings
-from dispatcher.wire.decision import encode
+from dispatcher.vocabulary.settings import Role, Settings
+from dispatcher.wire.envelope import surface_of, told_in
 from dispatcher.wire.problem import problem_of, retry_after_of
-from dispatcher.wire.select import MAX_BODY_BYTES
 
 log = logging.getLogger("dispatcher.api")
-_WANTED = frozenset(
-    {b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key", b"x-request-id", b"content-length"}
-)
+_WANTED = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key", b"x-request-id"})
 
 
 class FrontDoor:
     """settings: asked per request: a reload is in force at once, keys included. environment: for `key_env`, where the
-    settings were made without their keys; a reload that names an empty variable leaves the rules that were."""
+    settings were made without their keys; a reload that names an empty variable leaves the rules that were.
+    rules_from: the exporter's port has others."""
 
     def __init__(
         self,
@@ -68,13 +66,15 @@ class FrontDoor:
         settings: Callable[[], Settings],
         environment: Mapping[str, str] = os.environ,
         erred: Callable[[str], None] = lambda error_type: None,
+        rules_from: Callable[[Settings, Mapping[str, str]], Rules] = server_rules,
     ) -> None:
         self._app = app
         self._settings = settings
         self._environment = environment
         self._erred = erred
-        self._seen = settings().server
-        self._rules = rules_of(self._seen, environment)
+        self._rules_from = rules_from
+        self._seen = settings()
+        self._rules = rules_from(self._seen, environment)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -102,6 +102,7 @@ class FrontDoor:
 
         try:
             self._let_in(scope, given)
+            scope[ROLE_NOW] = partial(self._role_now, scope, given)
             await self._app(scope, receive, told)
         except ClientLeft:
             return
@@ -118,7 +119,14 @@ class FrontDoor:
                 raise  # too late for an answer: the server closes the connection
             await _answer_error(error, scope, told)
 
-    def _let_in(self, scope: Scope, given: Given) -> None:
+    def _role_now(self, scope: Scope, given: Given) -> Role | None:
+        """For answers that go on: a reload may have taken the key, the role or the host name away meanwhile."""
+        try:
+            return self._let_in(scope, given)
+        except Turned:
+            return None
+
+    def _let_in(self, scope: Scope, given: Given) -> Role:
         """Raises Turned for whoever stays outside."""
         rules = self._rules_now()
         method, path = scope["method"], scope["path"]
@@ -126,23 +134,19 @@ class FrontDoor:
         if "," in host:
             raise Turned("invalid_request", "Host is given more than once")
         if not is_known(host, rules.hosts):
-            detail = f"this server is not known as {host or 'a nameless host'!r}; add it to server.allowed_hosts"
+            detail = f"this server is not known as {host or 'a nameless host'!r}; {rules.advice(host)}"
             raise Turned("misdirected", detail)
         if is_acting(method, path) and is_foreign(given, host):
             detail = "a page of another site may not act here; call from a program or from our own page"
             raise Turned("foreign_origin", detail)
-        if path not in OPEN_PATHS:
-            _check_key(scope, given, rules)
-        length = given.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            raise body_too_large()
+        return "infer" if path in OPEN_PATHS else _check_key(scope, given, rules)
 
     def _rules_now(self) -> Rules:
-        server = self._settings().server
-        if server is not self._seen:
-            self._seen = server
+        settings = self._settings()
+        if settings is not self._seen:
+            self._seen = settings
             try:
-                self._rules = rules_of(server, self._environment)
+                self._rules = self._rules_from(settings, self._environment)
             except ConfigurationInvalid as problem:
                 log.error("access_rules kept=old because=%s", problem.problems[0])
         return self._rules
@@ -156,13 +160,13 @@ def _given_of(scope: Scope) -> Given:
     return given
 
 
-def _check_key(scope: Scope, given: Given, rules: Rules) -> None:
+def _check_key(scope: Scope, given: Given, rules: Rules) -> Role:
     """Raises Turned: 401 without a key that is known, 403 when it is not enough."""
     scope[KEY_NAME] = None
     if not rules.keys:
         client = scope.get("client")
         if client is None or client[0] == "127.0.0.1" or is_loopback(client[0]):
-            return
+            return "admin"
         raise Turned("unauthorized", "no key is configured, so only this machine is answered; set server.keys")
     key = key_of(given, rules.keys)
     if key is None:
@@ -174,6 +178,7 @@ def _check_key(scope: Scope, given: Given, rules: Rules) -> None:
     needed = needed_role(scope["method"], scope["path"])
     if not may(key.role, needed):
         raise Turned("forbidden", f"this key's role is {key.role}, and this needs {needed}; use an admin's key")
+    return key.role
 
 
 async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:
@@ -186,8 +191,8 @@ async def _answer_error(error: Exception, scope: Scope, send: Send) -> None:
             _log_fault(error, scope)
         wait = retry_after_of(error)
         headers = [] if wait is None else [(b"retry-after", str(wait).encode())]
-        shape = problem_of(error, scope[REQUEST_ID])
-        await answer(send, shape.status, encode(shape), PROBLEM, headers)
+        told = told_in(surface_of(scope["path"]), problem_of(error, scope[REQUEST_ID]))
+        await answer_envelope(send, told, headers)
     else:
         _log_fault(error, scope)
         detail = f"it is in the log under request_id={scope[REQUEST_ID]}; please report it"

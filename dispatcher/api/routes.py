@@ -11,9 +11,11 @@ from starlette.routing import Route
 from dispatcher.api.doors import Doors
 from dispatcher.api.events import EventsRoute
 from dispatcher.api.exchange import KEY_NAME, body_of
+from dispatcher.api.relay_route import RelayRoute
 from dispatcher.api.select_route import SelectRoute, query_of
 from dispatcher.api.status_page import CONTENT_SECURITY_POLICY, status_page
 from dispatcher.errors import NotFound
+from dispatcher.vocabulary.relay import ENDPOINTS
 from dispatcher.wire import views
 from dispatcher.wire.decision import encode
 from dispatcher.wire.openapi import openapi
@@ -65,7 +67,18 @@ class Routes:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
+            *self._relayed(),
             Route("/", self.page),
+        ]
+
+    def _relayed(self) -> list[Route]:
+        relay, draining = self._doors.relay, self._doors.draining
+        if relay is None or not self._doors.settings().gateway.enabled:
+            return []
+        routes = (RelayRoute(endpoint, relay, draining) for endpoint in ENDPOINTS.values())
+        return [
+            Route(endpoint.path, route, methods=["POST"])
+            for endpoint, route in zip(ENDPOINTS.values(), routes, strict=True)
         ]
 
     async def outcomes(self, request: Request) -> Response:

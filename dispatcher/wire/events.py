@@ -1,6 +1,7 @@
 """The event stream as JSON, for those who watch: what happened, to what, and why. Never a word of a prompt.
 
-A decision is told by its head; GET /decisions/{id} has the whole of it.
+A decision is told by its head; GET /decisions/{id} has the whole of it. Who has a lease's id can renew it and give it
+back, so it is told to an admin only: whoever was granted the lease has it from there.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ def event_name(event: Event) -> str:
     return type(event).__name__.lower()
 
 
-def event_document(event: Event) -> bytes:
-    """One line of JSON; `at` comes first in every one."""
-    return encode({"at": moment(event.at_seconds), **_told(event)})
+def event_document(event: Event, *, lease_ids: bool = False) -> bytes:
+    """One line of JSON; `at` comes first in every one. lease_ids False: null in their place."""
+    told = _told(event)
+    if not lease_ids and "lease_id" in told:
+        told["lease_id"] = None
+    return encode({"at": moment(event.at_seconds), **told})
+
+
+def names_a_lease(event: Event) -> bool:
+    """Whether its two forms differ."""
+    return isinstance(event, Leased) or (isinstance(event, Decided) and event.lease_id is not None)
 
 
 def _told(event: Event) -> dict[str, Any]:

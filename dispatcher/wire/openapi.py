@@ -216,7 +216,8 @@ def openapi() -> dict[str, Any]:
             "version": "1",
             "description": "Picks a local model per request from what the machine can bear, and says why. "
             "Base units: seconds, bytes, ratios. null: unknown. A path that is not here is answered with 404, a method "
-            "that is not here with 405 and Allow; both are problems.",
+            "that is not here with 405 and Allow; both are problems, "
+            "but OpenAI's errors under /v1 and Ollama's under /api.",
         },
         "paths": paths,
         "components": {

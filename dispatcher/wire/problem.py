@@ -29,14 +29,18 @@ PROBLEMS: dict[str, tuple[int, str]] = {  # word → usual status, title
     "not_now": (409, NotNow.title),
     "too_large": (413, "the body is too large"),
     "misdirected": (421, "this host name is not served here"),
+    "rate_limited": (429, "the model server has had enough for now"),
     "head_too_large": (431, "the request line and headers are too large"),
     "internal_error": (500, "a fault of the dispatcher"),
     "engine_refused": (502, "the model server refused"),
+    "upstream_failed": (502, "no model server gave an answer"),
     "no_usable_model": (503, "no usable model"),
     "insufficient_memory": (503, "the smallest model does not fit"),
     "engine_unreachable": (503, "the model server does not answer"),
     "draining": (503, "the dispatcher is shutting down"),
     "too_many": (503, "as many as can be served are here already"),
+    "queue_full": (503, "as many as can wait are waiting already"),
+    "upstream_timeout": (504, "no model server gave an answer in time"),
     "history_unavailable": (507, "nothing can be recorded"),
 }
 

@@ -25,8 +25,6 @@ from dispatcher.vocabulary.request import TASKS, Asked, Complexity, Feature, Pre
 from dispatcher.vocabulary.settings import MAX_LEASE_SECONDS
 from dispatcher.vocabulary.words import shortened
 
-MAX_BODY_BYTES = 8 * 1024**2
-MAX_BODY_SECONDS = 30.0
 MAX_JSON_DEPTH = 64
 MAX_WAIT_SECONDS = 280.0  # n8n gives up after 300 s without headers
 MAX_DURATION_SECONDS = 604_800  # a week

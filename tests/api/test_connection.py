@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import httpx
@@ -15,6 +16,8 @@ from dispatcher.vocabulary.settings import LimitSettings, ServerSettings, Settin
 from tests.api.made_doors import serving_in_a_thread, some_doors
 from tests.raw_http import Answer, answers_in, connected, exchange, read_to_end, request
 
+TOO_LARGE = "a body may have 100000 bytes; say context_tokens and send the prompt's beginning"
+OPENAI = {"type": "invalid_request_error", "param": None}
 CHUNKED = b"POST /select HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
 
 
@@ -29,6 +32,14 @@ def url():
         connections=20,
         keep_alive_seconds=20,
     )
+    with serving_in_a_thread(some_doors(settings=lambda: Settings(server=ServerSettings(limits=limits)))) as served:
+        yield served
+
+
+@pytest.fixture
+def patient_url():
+    """With few places, nobody else on them, and more time than a busy machine takes."""
+    limits = LimitSettings(header_timeout_seconds=300, keep_alive_seconds=300, connections=20)
     with serving_in_a_thread(some_doors(settings=lambda: Settings(server=ServerSettings(limits=limits)))) as served:
         yield served
 
@@ -112,6 +123,60 @@ def test_a_refusal_names_the_request_it_refuses(url):
     assert ("r-9", "close") == (answer.headers["x-request-id"], answer.headers["connection"])
 
 
+def test_a_body_that_drips_is_given_up(url):
+    with connected(url) as raw, suppress(ConnectionError):
+        raw.sendall(b"POST /select HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        raw.settimeout(0.05)
+        answer = b""
+        while not answer:  # each drop in time for itself
+            raw.sendall(b" ")
+            with suppress(TimeoutError):
+                answer = raw.recv(65536)
+
+    assert [(408, "too_slow")] == told(answers_in(answer))
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        pytest.param(
+            request("/v1/chat/completions", method="POST", Content_Length="999999999"),
+            (
+                413,
+                {"error": {"message": TOO_LARGE, "type": "invalid_request_error", "param": None, "code": "too_large"}},
+            ),
+            id="OpenAI's",
+        ),
+        pytest.param(
+            request("/api/chat?x=/v1/", method="POST", Content_Length="999999999"),
+            (413, {"error": TOO_LARGE}),
+            id="Ollama's",
+        ),
+        pytest.param(
+            request("http://localhost/api/chat", method="POST", Content_Length="999999999"),
+            (413, {"error": TOO_LARGE}),
+            id="Ollama's, in absolute form",
+        ),
+        pytest.param(
+            request("/api/tags", X_Long="x" * 9000),
+            (431, {"error": "the request line and headers may have 8192 bytes"}),
+            id="a head",
+        ),
+        pytest.param(
+            request("/api/chat", host="localhost\r\nHost: localhost"),
+            (400, {"error": "Host is given more than once"}),
+            id="two Hosts",
+        ),
+    ],
+)
+def test_a_refusal_speaks_the_language_of_the_surface(url, sent, expected):
+    (answer,) = exchange(url, sent)
+
+    assert expected == (answer.status, json.loads(answer.body))
+    assert "application/json" == answer.headers["content-type"]
+    assert answer.headers["x-request-id"]
+
+
 def test_a_slow_beginning_does_not_spoil_what_is_in_time(url):
     with connected(url) as raw:
         for piece in (b"GET /models HT", b"TP/1.1\r\nHost: localhost\r\nConnection: cl", b"ose\r\n\r\n"):
@@ -124,26 +189,29 @@ def kept_alive(url: str) -> socket.socket:
     """One connection that has been answered and is idle."""
     raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30)
     raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert raw.recv(65536).startswith(b"HTTP/1.1 200")
+    told_so_far = b""
+    while not (b"\r\n\r\n" in told_so_far and told_so_far.endswith(b"}")):  # head and body may come one by one
+        told_so_far += raw.recv(65536)
+    assert told_so_far.startswith(b"HTTP/1.1 200")
     return raw
 
 
-def test_when_all_places_are_taken_the_one_idle_for_longest_gives_way(url):
+def test_when_all_places_are_taken_the_one_idle_for_longest_gives_way(patient_url):
     with ExitStack() as open_ones:
-        idle = [open_ones.enter_context(kept_alive(url)) for _ in range(20)]
+        idle = [open_ones.enter_context(kept_alive(patient_url)) for _ in range(20)]
 
-        assert [(200, "")] == told(exchange(url, request()))
+        assert [(200, "")] == told(exchange(patient_url, request()))
         assert b"" == idle[0].recv(10)
         idle[1].sendall(request())
         assert [(200, "")] == told(answers_in(read_to_end(idle[1])))
 
 
-def test_when_nobody_is_idle_one_more_is_told_so(url):
+def test_when_nobody_is_idle_one_more_is_told_so(patient_url):
     with ExitStack() as open_ones:
         for _ in range(20):
-            open_ones.enter_context(connected(url)).sendall(b"GET ")
+            open_ones.enter_context(connected(patient_url)).sendall(b"GET ")
 
-        (refused,) = told(exchange(url, b""))
+        (refused,) = told(exchange(patient_url, b""))
     assert (503, "too_many") == refused
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -12,10 +14,10 @@ import pytest
 
 from dispatcher.api.doors import Doors
 from dispatcher.api.events import Feed
-from dispatcher.vocabulary.event import Decided, Turned
-from dispatcher.vocabulary.settings import LimitSettings, ServerSettings, Settings
+from dispatcher.vocabulary.event import Decided, Leased, Turned
+from dispatcher.vocabulary.settings import AccessKey, LimitSettings, Role, ServerSettings, Settings
 from tests.api.made_doors import serving, some_doors
-from tests.builders import NOW
+from tests.builders import NOW, a_lease
 from tests.decisions import a_decision
 
 WITHIN_SECONDS = 20
@@ -203,3 +205,100 @@ async def test_another_sites_page_may_not_take_a_readers_place():
         answer = await client.get("/events", headers={"Sec-Fetch-Site": "cross-site"})
 
     assert 403 == answer.status_code
+
+
+def a_key(name: str, role: Role = "infer") -> AccessKey:
+    """Its secret is its name."""
+    return AccessKey(name=name, role=role, digest=sha256(name.encode()).digest())
+
+
+def with_key(name: str) -> dict[str, str]:
+    return {"X-API-Key": name}
+
+
+class Keyed:
+    """Doors whose keys can be taken away."""
+
+    def __init__(self, *keys: AccessKey, **limits: Any) -> None:
+        self.settings = Settings(server=ServerSettings(keys=keys, limits=LimitSettings(**limits)))
+        self.feed = Feed(lambda: self.settings.server.limits)
+        self.doors = some_doors(feed=self.feed, settings=lambda: self.settings)
+
+    def reload(self, *keys: AccessKey) -> None:
+        self.settings = replace(self.settings, server=replace(self.settings.server, keys=keys))
+
+
+async def test_the_stream_of_a_key_that_was_taken_away_ends_and_tells_nothing_more():
+    keyed = Keyed(a_key("leaver"), a_key("stays"))
+    async with (
+        serving(keyed.doors) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+        client.stream("GET", "/events", headers=with_key("leaver")) as answer,
+        client.stream("GET", "/events", headers=with_key("stays")) as other,
+    ):
+        stream, others = events_of(answer), events_of(other)
+        await following(stream), await following(others)
+        keyed.reload(a_key("stays"))
+        keyed.feed.publish(a_turn(1))
+
+        assert "p-1" == json.loads((await following(others))["data"])["subject"]
+        with pytest.raises(StopAsyncIteration):
+            await following(stream)
+
+
+async def test_a_silent_stream_of_a_key_that_was_taken_away_ends_with_its_next_heartbeat():
+    keyed = Keyed(a_key("leaver"), a_key("stays"), event_heartbeat_seconds=0.05)
+    async with (
+        serving(keyed.doors) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+        client.stream("GET", "/events", headers=with_key("leaver")) as answer,
+    ):
+        stream = events_of(answer)
+        await following(stream)
+        keyed.reload(a_key("stays"))
+
+        async with asyncio.timeout(WITHIN_SECONDS):
+            rest = [one async for one in stream]
+    assert all(one == {"": "still here"} for one in rest)
+    assert 0 == keyed.feed.readers
+
+
+async def test_one_key_does_not_take_all_places():
+    keyed = Keyed(a_key("greedy"), a_key("other"), event_subscribers_per_key=2)
+    async with serving(keyed.doors) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        async with (
+            client.stream("GET", "/events", headers=with_key("greedy")) as first,
+            client.stream("GET", "/events", headers=with_key("greedy")) as second,
+        ):
+            await following(events_of(first)), await following(events_of(second))
+            refused = await client.get("/events", headers=with_key("greedy"))
+            async with client.stream("GET", "/events", headers=with_key("other")) as answer:
+                other = answer.status_code
+        await until_read_by(keyed.feed, 0)
+        async with client.stream("GET", "/events", headers=with_key("greedy")) as answer:
+            again = answer.status_code
+
+    assert (503, "urn:dispatcher:too_many") == (refused.status_code, refused.json()["type"])
+    assert "2 readers of /events are connected with the key greedy" in refused.json()["detail"]
+    assert (200, 200) == (other, again)
+
+
+async def test_a_leases_id_is_told_to_an_admin_only():
+    keyed = Keyed(a_key("reader"), a_key("boss", "admin"))
+    async with (
+        serving(keyed.doors) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+        client.stream("GET", "/events", headers=with_key("reader")) as answer,
+        client.stream("GET", "/events", headers=with_key("boss")) as admins,
+    ):
+        stream, bosses = events_of(answer), events_of(admins)
+        await following(stream), await following(bosses)
+        keyed.feed.publish(Leased(at_seconds=NOW, lease=a_lease(id="l-secret"), what="granted"))
+        decided = Decided(at_seconds=NOW, decision=a_decision(), outcome="chosen", decide_seconds=0.001)
+        keyed.feed.publish(replace(decided, lease_id="l-secret"))
+        told = [await following(stream), await following(stream)]
+        admins_told = [await following(bosses), await following(bosses)]
+
+    assert ["leased", "decided"] == [one["event"] for one in told]
+    assert [None, None] == [json.loads(one["data"])["lease_id"] for one in told]
+    assert ["l-secret", "l-secret"] == [json.loads(one["data"])["lease_id"] for one in admins_told]

@@ -12,14 +12,13 @@ import httpx
 import pytest
 
 from dispatcher.api.app import make_app
-from dispatcher.api.exchange import ClientLeft, Turned, body_of
+from dispatcher.api.exchange import ClientLeft, body_of
 from dispatcher.errors import ConfigurationInvalid, EngineRefused, EngineUnreachable, NotNow
-from dispatcher.vocabulary.settings import ServerSettings, Settings
-from dispatcher.wire.select import MAX_BODY_BYTES
+from dispatcher.vocabulary.settings import LimitSettings, ServerSettings, Settings
 from tests.api.made_doors import answered, serving, some_doors
-from tests.virtual_time import in_virtual_time
 
 KEY = {"DISPATCHER_KEY": "a-key"}
+DETAIL = "send the key as Authorization: Bearer KEY or as X-API-Key"
 WITH_KEY = Settings(server=ServerSettings(key_env="DISPATCHER_KEY"))
 
 
@@ -49,6 +48,28 @@ async def test_an_error_names_its_request():
         "detail": "nothing is at /nowhere; /openapi.json lists what is",
         "instance": "r-7",
     } == answer.json()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/nowhere", {"type": "urn:dispatcher:unauthorized", "status": 401}),
+        ("/api/v1/ollama/health", {"type": "urn:dispatcher:unauthorized", "status": 401}),
+        ("/api/chat", {"error": DETAIL}),
+        (
+            "/v1/chat/completions",
+            {"error": {"message": DETAIL, "type": "authentication_error", "param": None, "code": "unauthorized"}},
+        ),
+    ],
+)
+async def test_a_refusal_comes_in_the_format_of_the_surface_that_was_asked(path, expected):
+    doors = some_doors(settings=lambda: WITH_KEY)
+    answer = await answered("POST", path, doors=doors, environment=KEY, headers={"X-Request-Id": "r-8"})
+
+    told = answer.json()
+    assert expected == {name: told.get(name) for name in expected}
+    assert ("instance" in told) == ("type" in told) == (answer.headers["content-type"] == "application/problem+json")
+    assert (401, "r-8") == (answer.status_code, answer.headers["x-request-id"])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +189,7 @@ async def test_settings_that_are_reloaded_are_in_force_at_once():
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_unread():
-    answer = await answered("POST", "/select", content=b" " * (MAX_BODY_BYTES + 1))
+    answer = await answered("POST", "/select", content=b" " * (LimitSettings().body_bytes + 1))
 
     assert (413, "urn:dispatcher:too_large") == (answer.status_code, answer.json()["type"])
 
@@ -181,20 +202,6 @@ async def test_a_body_that_does_not_say_so_is_refused_when_it_is():
     answer = await answered("POST", "/select", content=pieces())
 
     assert 413 == answer.status_code
-
-
-@in_virtual_time
-async def test_a_body_that_drips_is_given_up_after_30_seconds(clock):
-    began = clock.now_seconds()
-
-    async def drips() -> dict[str, Any]:
-        await asyncio.sleep(20)
-        return {"type": "http.request", "body": b"{", "more_body": True}
-
-    with pytest.raises(Turned, match="did not arrive within 30 s") as turned:
-        await body_of(drips)
-
-    assert ("too_slow", 30) == (turned.value.word, round(clock.now_seconds() - began))
 
 
 async def test_a_client_that_leaves_while_it_sends_is_not_answered():

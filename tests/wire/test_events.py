@@ -48,7 +48,7 @@ def test_an_event_is_one_line_of_json_that_begins_with_its_time(event):
 
 
 def test_a_decision_is_told_by_its_head():
-    told = json.loads(event_document(EVENTS[0]))
+    told = json.loads(event_document(EVENTS[0], lease_ids=True))
 
     assert ("d-1", "chosen", "l-1") == (told["decision_id"], told["outcome"], told["lease_id"])
     assert not told.keys() & {"candidates", "request", "fallbacks"}
