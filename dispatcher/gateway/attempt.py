@@ -1,0 +1,207 @@
+"""One attempt at one model server: sent, watched, relayed piece by piece, and judged by how it ended.
+
+Until the first content nothing reaches the client, so that another model may still answer. Every wait has an absolute
+deadline, moved on as the answer gets on; what it was waiting for when it passed is what the attempt failed of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from dispatcher.clock import Clock
+from dispatcher.gateway.answering import Answering
+from dispatcher.gateway.upstream import ClientResponse, Failed, Upstreams
+from dispatcher.vocabulary.engine import Timings
+from dispatcher.vocabulary.relay import Cause, Endpoint, Headers
+from dispatcher.wire import relayed
+from dispatcher.wire.ollama import error_text
+
+REFUSAL_BYTES = 64 * 1024  # of an answer that is no 200
+AFTER_END_SECONDS = 1.0  # for the connection to end, once the answer has
+PIECE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """All from one moment to the next, none of them in all; first_token counts from sending."""
+
+    connect_seconds: float
+    first_token_seconds: float
+    between_seconds: float
+    total_seconds: float
+    answer_bytes: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Ended:
+    """How an attempt ended; filled in as it goes on, so that one that is cancelled is known too.
+
+    cause None: whole. words: of a failure, for a person. status, refusal: the model server's own, of an answer that is
+    no 200. body: of a whole answer, and of a stream where it is to be kept.
+    """
+
+    began_seconds: float
+    cause: Cause | None = None
+    words: str = ""
+    status: int | None = None
+    refusal: bytes = b""
+    content_type: bytes = b"application/json"
+    retry_after: str | None = None
+    told: bool = False  # the failure was in the stream, in the model server's words
+    body: bytes | None = None
+    timings: Timings = relayed.NO_TIMINGS
+    first_token_seconds: float | None = None
+    longest_pause_seconds: float = 0.0
+    seconds: float = 0.0
+    kept: list[bytes] = field(default_factory=list)
+
+
+class Attempt:
+    """keep_bytes: of a stream that is collected for the cache; 0 collects none."""
+
+    def __init__(
+        self, upstreams: Upstreams, clock: Clock, answering: Answering, endpoint: Endpoint, limits: Limits
+    ) -> None:
+        self._upstreams = upstreams
+        self._clock = clock
+        self._answering = answering
+        self._endpoint = endpoint
+        self._limits = limits
+        self._deadline_seconds = 0.0  # of the loop's clock
+        self._waits_for = "an answer"
+        self.ended = Ended(began_seconds=clock.now_seconds())
+
+    async def run(
+        self, origin: str, body: bytes, headers: Headers, *, stream: bool, keep_bytes: int = 0, key: str | None = None
+    ) -> Ended:
+        """Never raises but for cancellation: of the client, or of what it cannot help."""
+        ended, limits, loop = self.ended, self._limits, asyncio.get_running_loop()
+        path = self._endpoint.path
+        first = limits.first_token_seconds if stream else max(limits.first_token_seconds, limits.total_seconds)
+        self._total_at = loop.time() + limits.total_seconds + limits.first_token_seconds
+        try:
+            async with asyncio.timeout_at(loop.time() + first) as self._timer:
+                async with self._upstreams.post(origin, path, body, limits.connect_seconds, key) as response:
+                    ended.status = response.status
+                    if response.status != 200:
+                        await self._refused(response)
+                    elif stream:
+                        await self._stream(response, headers, keep_bytes)
+                    else:
+                        await self._whole(response)
+        except TimeoutError:
+            began = self._answering.begun
+            ended.cause = "stalled" if began or (ended.status == 200 and not stream) else "silent"
+            ended.words = f"nothing came for {self._patience_seconds(first):.0f} s"
+        except Failed as failed:
+            late = self._answering.begun or ended.status is not None
+            ended.cause = "truncated" if late and failed.cause == "reset" else failed.cause
+            ended.words = failed.words
+        finally:
+            ended.seconds = self._clock.now_seconds() - ended.began_seconds
+        return ended
+
+    def _patience_seconds(self, first_seconds: float) -> float:
+        return self._limits.between_seconds if self._answering.begun else first_seconds
+
+    async def _refused(self, response: ClientResponse) -> None:
+        ended = self.ended
+        body = await _at_most(response, REFUSAL_BYTES)
+        ended.refusal = body if body is not None else b""
+        ended.content_type = _content_type(response)
+        ended.retry_after = response.headers.get("Retry-After")
+        ended.cause = relayed.refusal(response.status, ended.refusal)
+        ended.words = f"it said {response.status}: {error_text(ended.refusal) or 'and no more'}"
+
+    async def _whole(self, response: ClientResponse) -> None:
+        """The first byte of an answer that is not streamed is the answer."""
+        ended = self.ended
+        body = await _at_most(response, self._limits.answer_bytes)
+        if body is None:
+            ended.cause, ended.words = "too_long", f"its answer is longer than {self._limits.answer_bytes} bytes"
+            return
+        ended.first_token_seconds = None
+        ended.content_type = _content_type(response)
+        ended.cause = relayed.whole(self._endpoint, body)
+        if ended.cause is not None:
+            ended.words = f"what it answered is {ended.cause}"
+            return
+        ended.body = body
+        ended.timings = relayed.timings(self._endpoint.surface, body)
+
+    async def _stream(self, response: ClientResponse, headers: Headers, keep_bytes: int) -> None:
+        watch = relayed.Watch(self._endpoint.surface)
+        answering, loop, ended = self._answering, asyncio.get_running_loop(), self.ended
+        ended.content_type = _content_type(response)
+        held: list[bytes] = []
+        last_at = loop.time()
+        try:
+            async for piece in response.content.iter_any():
+                watch.take(piece)
+                now = loop.time()
+                if not watch.begun:
+                    held.append(piece)
+                    if watch.failed is not None:
+                        break
+                    continue
+                if not answering.begun:
+                    ended.first_token_seconds = self._clock.now_seconds() - ended.began_seconds
+                    await answering.begin(ended.content_type, headers)
+                    piece = b"".join((*held, piece))
+                elif now - last_at > ended.longest_pause_seconds:
+                    ended.longest_pause_seconds = now - last_at
+                last_at = now
+                keep_bytes = self._keep(piece, keep_bytes)
+                await answering.write(piece)
+                if watch.failed is not None:
+                    break
+                pause = AFTER_END_SECONDS if watch.ended else self._limits.between_seconds
+                self._timer.reschedule(min(loop.time() + pause, self._total_at))
+        except (TimeoutError, Failed):
+            if not watch.ended:
+                raise
+        except asyncio.CancelledError:  # of the timer, too: it becomes TimeoutError further out
+            if not (watch.ended and self._timer.expired()):
+                raise
+        if not watch.ended or watch.failed is not None:
+            watch.end()
+        self._judge(watch)
+
+    def _keep(self, piece: bytes, left_bytes: int) -> int:
+        """What is left of what may be kept; nothing once it was too much."""
+        if left_bytes > 0:
+            self.ended.kept.append(piece)
+            left_bytes -= len(piece)
+            if left_bytes <= 0:
+                self.ended.kept.clear()
+        return left_bytes
+
+    def _judge(self, watch: relayed.Watch) -> None:
+        ended = self.ended
+        ended.timings = watch.timings()
+        if watch.failed is None:
+            ended.body = b"".join(ended.kept) if ended.kept else None
+            return
+        ended.cause, ended.told = watch.failed, watch.told
+        ended.words = "its stream reported a failure" if watch.told else "its stream ended without its end"
+        if watch.failed == "empty":
+            ended.words = "it answered 200 and said nothing"
+
+
+async def _at_most(response: ClientResponse, most_bytes: int) -> bytes | None:
+    """None when there is more."""
+    if (response.content_length or 0) > most_bytes:
+        return None
+    pieces: list[bytes] = []
+    size_bytes = 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes > most_bytes:
+            return None
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _content_type(response: ClientResponse) -> bytes:
+    return response.headers.get("Content-Type", "application/json").encode("latin-1", "replace")

@@ -1,0 +1,142 @@
+"""One relayed request while it is on its way: what was tried, what came of it, and what its end is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dispatcher.gateway.answering import Answering
+from dispatcher.gateway.attempt import Ended
+from dispatcher.vocabulary.decision import Decision, Prediction, Selected
+from dispatcher.vocabulary.event import Completed, Status
+from dispatcher.vocabulary.fleet import Lease, Place
+from dispatcher.vocabulary.relay import Arrived, Cause, Headers
+from dispatcher.vocabulary.request import Request
+from dispatcher.wire.surface import Told
+
+OF_TIME: tuple[Cause, ...] = ("silent", "stalled")
+AS_SAID: tuple[Cause, ...] = ("caller_error", "wrong_option", "context_exceeded", "not_found", "rate_limited")
+MAX_TOLD = 8  # failed attempts and full queues, in the words of one refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A place that is ready for this request, and the promise that it stays."""
+
+    selected: Selected
+    lease: Lease
+    origin: str
+
+    @property
+    def place(self) -> Place:
+        return self.lease.place
+
+    @property
+    def decision(self) -> Decision:
+        return self.selected.decision
+
+    @property
+    def prediction(self) -> Prediction | None:
+        return None if self.decision.chosen is None else self.decision.chosen.prediction
+
+    @property
+    def work_seconds(self) -> float:
+        """Predicted, of the model alone: once it is ready and has a free slot."""
+        prediction = self.prediction
+        return 1.0 if prediction is None else prediction.first_token_seconds + prediction.decode_seconds
+
+
+@dataclass(slots=True, kw_only=True)
+class Errand:
+    """Mutable; one per request, in one task. named: the model it is for, while there is something left of it; None for
+    any. lost: where it is not to be tried again, and why in words."""
+
+    arrived: Arrived
+    told: Told
+    named: str | None
+    answering: Answering
+    began_seconds: float
+    until_seconds: float | None  # the caller's deadline
+    lost: dict[Place, str] = field(default_factory=dict)
+    attempts: int = 0
+    decision: Decision | None = None
+    given: Given | None = None
+    ended: Ended | None = None
+    refused: Decision | None = None  # the last that chose nothing
+    queue_retry_seconds: float | None = None  # a queue was full, or too long
+    queue_seconds: float = 0.0  # waited for a slot, in all
+    moved_from: Place | None = None  # where the last attempt failed, and of what
+    moved_for: Cause | None = None
+    outside: bool = False  # the last resort answered
+    story: list[str] = field(default_factory=list)
+
+    def tells(self, where: Place, why: str) -> None:
+        if len(self.story) < MAX_TOLD:
+            self.story.append(f"{where}: {why}")
+
+    def gives_up_on(self, place: Place, cause: Cause, why: str) -> None:
+        """For this request; the next choice is made without it."""
+        self.lost[place] = f"{cause}: {why}"
+        self.moved_from, self.moved_for = place, cause
+        self.tells(place, why)
+
+    @property
+    def request(self) -> Request | None:
+        return None if self.decision is None else self.decision.request
+
+    def headers(self, *, cache: str | None = None) -> Headers:
+        """Of the answer; what is told of the decision that stands."""
+        told: Headers = []
+        if self.decision is not None:
+            told.append((b"x-dispatcher-decision", self.decision.id.encode()))
+            told.append((b"x-dispatcher-degraded", b"true" if self.decision.degraded else b"false"))
+        if self.given is not None:
+            told.append((b"x-dispatcher-model", _in_header(self.given.place.model)))
+        told.append((b"x-dispatcher-attempts", str(self.attempts).encode()))
+        if cache is not None:
+            told.append((b"x-dispatcher-cache", cache.encode()))
+        return told
+
+    def headers_of_kept(self, model: str) -> Headers:
+        """Of an answer from the cache: nothing was decided."""
+        return [
+            (b"x-dispatcher-model", _in_header(model)),
+            (b"x-dispatcher-attempts", b"0"),
+            (b"x-dispatcher-cache", b"hit"),
+        ]
+
+    def headers_outside(self, model: str | None) -> Headers:
+        """Of an answer of the last resort."""
+        return [
+            *self.headers()[:2],
+            (b"x-dispatcher-model", _in_header(f"last-resort:{model or 'its own'}")),
+            (b"x-dispatcher-attempts", str(self.attempts).encode()),
+        ]
+
+    def completed(self, status: Status, now_seconds: float) -> Completed:
+        """The one event of its end."""
+        request, given, ended = self.request, self.given, self.ended
+        timings = None if ended is None or status != "ok" else ended.timings
+        durations = timings is not None and timings.total_seconds is not None
+        prediction = None if given is None else given.prediction
+        return Completed(
+            at_seconds=now_seconds,
+            decision_id="" if self.decision is None else self.decision.id,
+            model=self.told.asked.model if given is None else given.place.model,
+            place=None if given is None else given.place,
+            task="general" if request is None else request.task,
+            agent=self.told.asked.agent,
+            status=status,
+            duration_seconds=now_seconds - self.began_seconds if ended is None else ended.seconds,
+            prompt_tokens=None if timings is None else timings.prompt_tokens,
+            output_tokens=None if timings is None else timings.output_tokens,
+            predicted_seconds=None
+            if prediction is None
+            else prediction.first_token_seconds + prediction.decode_seconds,
+            timings=timings if durations else None,
+            first_token_seconds=None if ended is None else ended.first_token_seconds,
+            queue_seconds=self.queue_seconds,
+        )
+
+
+def _in_header(name: str) -> bytes:
+    return name.encode("latin-1", "replace")

@@ -1,0 +1,66 @@
+"""What a request is told that got no answer: the model server's own words where they are the caller's matter, else why
+each attempt failed, in the surface's form and with a Retry-After that means something."""
+
+from __future__ import annotations
+
+from dispatcher.gateway.errand import AS_SAID, OF_TIME, Errand
+from dispatcher.vocabulary.event import Status
+from dispatcher.vocabulary.relay import Headers
+from dispatcher.wire.decision import no_model
+from dispatcher.wire.problem import within_limits
+
+AGAIN_SECONDS = 5
+
+
+async def give_up(errand: Errand) -> Status:
+    """Answers, and says what such an end is called."""
+    ended, answering = errand.ended, errand.answering
+    cause = None if ended is None else ended.cause
+    if ended is not None and cause in AS_SAID and ended.status is not None:
+        again = _seconds(ended.retry_after)
+        headers = errand.headers() + ([] if again is None else _retry(again, should=True))
+        await answering.whole(ended.status, ended.refusal, ended.content_type, headers)
+        return "error"
+    if errand.attempts == 0 and errand.queue_retry_seconds is not None:
+        told = "; ".join(errand.story)
+        again_seconds = within_limits(errand.queue_retry_seconds)
+        await answering.fail("queue_full", told, errand.headers() + _retry(again_seconds, should=True))
+        return "shed"
+    if errand.attempts == 0 and errand.refused is not None:
+        return await _no_model(errand)
+    told = f"{errand.attempts} attempt(s) failed: {'; '.join(errand.story)}"
+    word = "upstream_timeout" if cause in OF_TIME else "upstream_failed"
+    headers = errand.headers() + _retry(AGAIN_SECONDS, should=False)  # three attempts were made; more are no help
+    await answering.fail(word, told, headers)
+    return "timeout" if cause in OF_TIME else "error"
+
+
+async def _no_model(errand: Errand) -> Status:
+    refused = errand.refused
+    assert refused is not None
+    name = errand.told.asked.model
+    unknown = refused.candidates == () or all(
+        candidate.rejection is not None and candidate.rejection.rule == "not_allowed"
+        for candidate in refused.candidates
+    )
+    if name != "auto" and unknown:
+        await errand.answering.fail("not_found", f"model '{name}' not found; GET /v1/models lists what there is", [])
+        return "error"
+    told = no_model(refused, errand.arrived.request_id)
+    word = told.type.rpartition(":")[2]
+    headers = errand.headers() + _retry(told.retry_after_seconds, should=told.should_retry)
+    headers.append((b"x-dispatcher-decision", refused.id.encode()))
+    story = f" ({'; '.join(errand.story)})" if errand.story else ""
+    await errand.answering.fail(word, f"{told.detail}{story}", headers)
+    return "shed"
+
+
+def _retry(seconds: int, *, should: bool) -> Headers:
+    return [(b"retry-after", str(seconds).encode()), (b"x-should-retry", b"true" if should else b"false")]
+
+
+def _seconds(stated: str | None) -> int | None:
+    """A Retry-After of the model server's, in whole seconds and within what clients take."""
+    if stated is None or not stated.strip().isdigit():
+        return None
+    return within_limits(min(float(stated), 1e6))

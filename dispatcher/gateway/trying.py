@@ -1,0 +1,222 @@
+"""One attempt and what belongs to it: its deadlines before, what it taught afterwards, and whether another follows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from dispatcher.clock import Clock
+from dispatcher.control.deadlines import Deadlines, total_seconds
+from dispatcher.control.retry import HANDLING, delay_seconds
+from dispatcher.gateway.attempt import Attempt, Ended, Limits
+from dispatcher.gateway.breakers import Breakers
+from dispatcher.gateway.errand import Errand, Given
+from dispatcher.gateway.queue import Slot
+from dispatcher.gateway.upstream import Upstreams
+from dispatcher.vocabulary.event import Event, Failed, Relayed
+from dispatcher.vocabulary.fleet import Place, PlaceState
+from dispatcher.vocabulary.relay import Cause
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.wire import surface
+
+DRAINS_SECONDS = 30.0  # a slot whose prompt was cancelled, at most
+KEPT_SHARE = 8  # one answer may fill so small a part of the cache
+
+
+class Trying:
+    """One per gateway. expel: tells those who wait at a place that it is failing, and why."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: Upstreams,
+        deadlines: Deadlines,
+        breakers: Breakers,
+        expel: Callable[[Place, str], None],
+        settings: Callable[[], Settings],
+        clock: Clock,
+        emit: Callable[[Event], None],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._upstreams, self._deadlines, self._breakers = upstreams, deadlines, breakers
+        self._expel, self._settings, self._clock = expel, settings, clock
+        self._emit, self._jitter = emit, jitter
+
+    async def attempt(self, errand: Errand, given: Given, slot: Slot, *, cached: bool) -> Ended:
+        """cached: its answer is to be kept. The slot is given back, whatever happens."""
+        errand.attempts += 1
+        place, limits = given.place, self._limits(given)
+        attempt = Attempt(self._upstreams, self._clock, errand.answering, errand.arrived.endpoint, limits)
+        errand.ended = attempt.ended
+        drains_until: float | None = None
+        try:
+            self._goes(errand, given, limits)
+            headers = errand.headers(cache="miss" if cached else None)
+            ended = await attempt.run(
+                given.origin,
+                surface.addressed(errand.told, place.model, given.lease.num_ctx),
+                headers,
+                stream=errand.told.stream,
+                keep_bytes=self._settings().gateway.cache.size_bytes // KEPT_SHARE if cached else 0,
+            )
+            if ended.cause == "silent":
+                drains_until = self._clock.now_seconds() + DRAINS_SECONDS
+        except asyncio.CancelledError:
+            drains_until = self._cancelled(errand, given, attempt.ended)
+            raise
+        finally:
+            slot.release(drains_until)
+        self._learn(given, ended)
+        if ended.cause is None:
+            await self._deliver(errand, ended, headers)
+        return ended
+
+    async def _deliver(self, errand: Errand, ended: Ended, headers: list[tuple[bytes, bytes]]) -> None:
+        if errand.told.stream:
+            await errand.answering.finish()
+        elif ended.body is not None:
+            await errand.answering.whole(200, ended.body, ended.content_type, headers)
+
+    async def goes_on(self, errand: Errand, given: Given, cause: Cause) -> bool:
+        """Whether there is another attempt, and where it must not go. Another model that is ready is better than the
+        same one again; the same one is better than one that must be loaded first."""
+        handling, rules = HANDLING[cause], self._settings().gateway.retries
+        words = errand.ended.words if errand.ended is not None else ""
+        moves_on = handling.moves_on and errand.told.fallback
+        if errand.attempts >= rules.attempts or not (handling.same_again or moves_on):
+            errand.tells(given.place, f"{cause}, {words}")
+            return False
+        better = moves_on and self._ready_elsewhere(errand, given)
+        works = not self._breakers.is_open(given.place)
+        if handling.same_again and works and not better and self._breakers.may_repeat():
+            errand.moved_from, errand.moved_for = given.place, cause
+            errand.tells(given.place, f"{cause}, {words}")
+            await asyncio.sleep(
+                delay_seconds(errand.attempts, self._jitter(), rules.backoff_seconds, rules.backoff_max_seconds)
+            )
+            return True
+        errand.gives_up_on(given.place, cause, f"{cause}, {words}")
+        return moves_on
+
+    async def last_resort(self, errand: Errand) -> bool:
+        """Whether the model outside of this machine answered; False, too, where there is none, as by default."""
+        rules = self._settings().gateway.last_resort
+        endpoint, answering = errand.arrived.endpoint, errand.answering
+        usable = endpoint.surface == "openai" and endpoint.kind == "generate" and errand.told.fallback
+        if rules.url is None or not usable or answering.begun:
+            return False
+        told = surface.addressed(errand.told, rules.model or errand.told.asked.model, 0)
+        between = self._settings().gateway.timeouts
+        limits = Limits(
+            connect_seconds=min(5.0, rules.timeout_seconds),
+            first_token_seconds=rules.timeout_seconds,
+            between_seconds=between.between_max_seconds,
+            total_seconds=between.total_seconds,
+            answer_bytes=self._settings().gateway.answer_bytes,
+        )
+        errand.attempts += 1
+        attempt = Attempt(self._upstreams, self._clock, answering, endpoint, limits)
+        headers = errand.headers_outside(rules.model)
+        key = os.environ.get(rules.key_env) if rules.key_env is not None else None
+        origin = rules.url.rstrip("/").removesuffix("/v1")
+        ended = await attempt.run(origin, told, headers, stream=errand.told.stream, key=key)
+        errand.ended = attempt.ended
+        if ended.cause is None:
+            errand.outside = True
+            await self._deliver(errand, ended, headers)
+            return True
+        errand.story.append(f"the last resort: {ended.cause}, {ended.words}")
+        return False
+
+    # --- before ----------------------------------------------------------------------------------------------------
+
+    def _goes(self, errand: Errand, given: Given, limits: Limits) -> None:
+        now = self._clock.now_seconds()
+        self._breakers.goes(given.place, now + limits.first_token_seconds + limits.total_seconds)
+        self._emit(
+            Relayed(
+                at_seconds=now,
+                decision_id=given.decision.id,
+                place=given.place,
+                attempt=errand.attempts,
+                before=errand.moved_from,
+                cause=errand.moved_for or "",
+            )
+        )
+
+    def _limits(self, given: Given) -> Limits:
+        rules, now = self._settings().gateway, self._clock.now_seconds()
+        prediction = given.prediction
+        first = None if prediction is None else prediction.first_token_seconds
+        first_token = self._deadlines.first_token_seconds(given.place, first, rules.timeouts, now)
+        return Limits(
+            connect_seconds=rules.timeouts.connect_seconds,
+            first_token_seconds=first_token,
+            between_seconds=self._deadlines.between_seconds(given.place, rules.timeouts, now),
+            total_seconds=total_seconds(first_token, given.work_seconds, rules.timeouts),
+            answer_bytes=rules.answer_bytes,
+        )
+
+    def _ready_elsewhere(self, errand: Errand, given: Given) -> bool:
+        return any(
+            other.state is PlaceState.READY
+            and other.place not in errand.lost
+            and not self._breakers.is_open(other.place)
+            for other in given.decision.fallbacks
+        )
+
+    # --- afterwards ------------------------------------------------------------------------------------------------
+
+    def _learn(self, given: Given, ended: Ended) -> None:
+        """What this attempt says of the place."""
+        place, now = given.place, self._clock.now_seconds()
+        if ended.cause is None:
+            self._breakers.passed(place)
+            if ended.first_token_seconds is not None:
+                self._deadlines.first(place, ended.first_token_seconds, now)
+            if ended.longest_pause_seconds > 0:
+                self._deadlines.pause(place, ended.longest_pause_seconds, now)
+            return
+        if ended.cause == "silent":
+            self._deadlines.first(place, ended.seconds, now)  # at least that
+        self._failed(given, ended)
+
+    def _failed(self, given: Given, ended: Ended) -> None:
+        assert ended.cause is not None
+        place, fails_place = given.place, HANDLING[ended.cause].fails_place
+        if fails_place:
+            self._breakers.failed(place, f"{ended.cause}, {ended.words}")
+            self._expel(place, f"{place} is failing: {ended.words}")
+        else:
+            self._breakers.says_nothing(place)
+        self._emit(
+            Failed(
+                at_seconds=self._clock.now_seconds(),
+                decision_id=given.decision.id,
+                place=place,
+                task=given.decision.request.task,
+                cause=ended.cause,
+                seconds=ended.seconds,
+                fails_place=fails_place,
+            )
+        )
+
+    def _cancelled(self, errand: Errand, given: Given, ended: Ended) -> float | None:
+        """A client that left is no news of the place, unless it waited longer than anybody should have to. Until when
+        the engine may still work on the prompt; None: it stops at once, as it does in the middle of an answer."""
+        now, prediction = self._clock.now_seconds(), given.prediction
+        seconds = now - ended.began_seconds
+        predicted = given.work_seconds
+        if errand.told.stream and prediction is not None:
+            predicted = prediction.first_token_seconds
+        if errand.answering.begun:
+            self._breakers.says_nothing(given.place)
+            return None
+        if seconds > max(1.0, 3 * predicted):
+            words = f"its client left after {seconds:.1f} s of nothing"
+            self._failed(given, replace(ended, cause="silent", words=words, seconds=seconds))
+        else:
+            self._breakers.says_nothing(given.place)
+        return now + min(DRAINS_SECONDS, max(1.0, predicted))

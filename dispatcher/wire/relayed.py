@@ -1,0 +1,297 @@
+"""An answer on its way back through the gateway: has it begun, is it whole, did it fail? No socket, no clock.
+
+Bytes are watched and never changed. Every line of a stream is parsed (half a microsecond): only so a word inside of a
+text is no end and no error, and no mangled line passes for a good one. A stream without its end marker is cut, whatever
+its HTTP framing says; "rule n" cites tests/fixtures/ollama/README.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from dispatcher.errors import EngineAnswerUnreadable
+from dispatcher.vocabulary.engine import Timings
+from dispatcher.vocabulary.relay import Cause, Endpoint, Surface
+from dispatcher.wire import ollama
+
+MAX_LINE_BYTES = 4 * 1024**2  # of a stream; more without an end of line is no stream of ours
+MAX_HELD_BYTES = 256 * 1024  # of a stream that has said nothing yet
+NO_TIMINGS = Timings()
+_MOST_TOKENS = 2**31  # of one answer; more, or less than none, is no count
+_MOST_SECONDS = 1e6  # of one answer, likewise
+_NO_USAGE = msgspec.Raw(b"null")
+
+
+class _Said(msgspec.Struct):
+    """A message, or the delta of one."""
+
+    content: Any = None
+    thinking: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+
+
+class _Line(msgspec.Struct):
+    """One line of a native stream, or the whole of a native answer."""
+
+    done: bool = False
+    error: Any = None
+    response: Any = None
+    thinking: Any = None
+    message: _Said | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Said | None = None
+    message: _Said | None = None
+    text: Any = None
+    finish_reason: Any = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+
+
+class _Event(msgspec.Struct):
+    """One event of an OpenAI stream, or the whole of such an answer."""
+
+    error: Any = None
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = _NO_USAGE  # read for the timings only: an odd one does not make an answer a bad one
+
+
+class _Vectors(msgspec.Struct):
+    """The three forms of embeddings; the numbers stay unread."""
+
+    error: Any = None
+    embedding: list[msgspec.Raw] | None = None
+    embeddings: list[msgspec.Raw] | None = None
+    data: list[msgspec.Raw] | None = None
+
+
+_line = msgspec.json.Decoder(_Line)
+_event = msgspec.json.Decoder(_Event)
+_vectors = msgspec.json.Decoder(_Vectors)
+_usage = msgspec.json.Decoder(_Usage)
+_Number = TypeVar("_Number", bound=float)
+_Shape = TypeVar("_Shape", _Line, _Event, _Vectors, _Usage)
+
+
+def refusal(status: int, body: bytes) -> Cause:
+    """What an answer that is no 200 means."""
+    if 300 <= status < 400:
+        return "redirect"
+    if status == 429:
+        return "rate_limited"
+    if status == 404:
+        return "not_found"
+    if ollama.is_context_exceeded(status, body) or (status == 400 and b"context_length_exceeded" in body):
+        return "context_exceeded"
+    if 400 <= status < 500:
+        return "caller_error"
+    if ollama.is_wrong_option(status, body):
+        return "wrong_option"
+    if ollama.is_busy(status, body):
+        return "busy"
+    if ollama.is_memory_refusal(status, body):
+        return "memory"
+    return "server_error" if status >= 500 else "empty"
+
+
+def whole(endpoint: Endpoint, body: bytes, *, nothing_asked: bool = False) -> Cause | None:
+    """Why a 200 that was not streamed is no answer; None when it is one. An empty text is one: a model may say
+    nothing, and a load or an unload says so. nothing_asked: there was nothing to embed, then no vectors are right."""
+    if not body.strip():
+        return "empty"
+    if endpoint.kind == "embed":
+        return _embedded(body, nothing_asked=nothing_asked)
+    if endpoint.surface == "ollama":
+        line = _parsed(_line, body)
+        if line is None:
+            return "malformed"
+        if line.error is not None:
+            return _told(body)
+        return None if line.done else "truncated"
+    event = _parsed(_event, body)
+    if event is None:
+        return "malformed"
+    if event.error is not None:
+        return _told(body)
+    if not event.choices:
+        return "empty"
+    return "truncated" if any(choice.finish_reason is None for choice in event.choices) else None
+
+
+def _embedded(body: bytes, *, nothing_asked: bool) -> Cause | None:
+    read = _parsed(_vectors, body)
+    if read is None:
+        return "malformed"
+    if read.error is not None:
+        return _told(body)
+    given = [vectors for vectors in (read.embedding, read.embeddings, read.data) if vectors is not None]
+    return None if any(given) or (given and nothing_asked) else "empty"
+
+
+def timings(surface: Surface, last: bytes) -> Timings:
+    """What the last line of a stream, or a whole answer, tells of tokens and time; /v1 has no durations (rule 7).
+    A number that cannot be is None: it would stay in averages for long."""
+    if surface == "ollama":
+        try:
+            return _believed(ollama.timings(last))
+        except (EngineAnswerUnreadable, OverflowError, RecursionError):
+            return NO_TIMINGS
+    event = _parsed(_event, last)
+    usage = None if event is None else _parsed(_usage, event.usage)
+    if usage is None:
+        return NO_TIMINGS
+    return _believed(Timings(prompt_tokens=_int(usage.prompt_tokens), output_tokens=_int(usage.completion_tokens)))
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _believed(told: Timings) -> Timings:
+    return Timings(
+        total_seconds=_within(told.total_seconds, _MOST_SECONDS),
+        load_seconds=_within(told.load_seconds, _MOST_SECONDS),
+        prompt_eval_seconds=_within(told.prompt_eval_seconds, _MOST_SECONDS),
+        eval_seconds=_within(told.eval_seconds, _MOST_SECONDS),
+        prompt_tokens=_within(told.prompt_tokens, _MOST_TOKENS),
+        output_tokens=_within(told.output_tokens, _MOST_TOKENS),
+    )
+
+
+def _within(value: _Number | None, most: float) -> _Number | None:
+    return None if value is None or not 0 <= value <= most else value
+
+
+class Watch:
+    """One stream, piece by piece. Mutable; the relay keeps one per attempt.
+
+    begun: its first content was seen: from here on no other model may answer. ended: its end marker was seen.
+    failed: it said itself that it failed, or is none. told: the former. pieces: how many came. What comes after an
+    end or a failure is not read.
+    """
+
+    def __init__(self, surface: Surface) -> None:
+        self._sse = surface == "openai"
+        self._surface = surface
+        self._rest = bytearray()  # of a line whose end has not come
+        self._held_bytes = 0
+        self._last = b""  # the line that may tell the timings
+        self._finished = False  # a choice said why it stopped
+        self.begun = False
+        self.ended = False
+        self.failed: Cause | None = None
+        self.told = False
+        self.pieces = 0
+
+    def take(self, piece: bytes) -> None:
+        self.pieces += 1
+        if self.ended or self.failed is not None:
+            return
+        if not self.begun:
+            self._held_bytes += len(piece)
+        end = piece.rfind(b"\n") + 1
+        if end == len(piece) and not self._rest:  # whole lines, nearly always
+            self._read_all(piece)
+        elif end:
+            lines, self._rest = bytes(self._rest + piece[:end]), bytearray(piece[end:])
+            self._read_all(lines)
+        else:
+            self._rest += piece  # not searched again: a line may come byte by byte
+        if len(self._rest) > MAX_LINE_BYTES or self._held_bytes > MAX_HELD_BYTES:
+            self._bound()
+
+    def _bound(self) -> None:
+        if self.failed is not None:
+            return
+        if len(self._rest) > MAX_LINE_BYTES:
+            self.failed = "malformed"
+            self._rest.clear()
+        else:
+            self.begun = True
+
+    def end(self) -> None:
+        """No more comes. A last line without its end of line counts."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        if not self.ended and self.failed is None:
+            self._read_all(rest)
+        if not self.ended and self.failed is None:
+            self.failed = "truncated" if self.pieces else "empty"
+
+    def timings(self) -> Timings:
+        return timings(self._surface, self._last) if self._last else NO_TIMINGS
+
+    def _read_all(self, lines: bytes) -> None:
+        read = self._read_event if self._sse else self._read_line
+        for line in lines.split(b"\n"):
+            if line and (stripped := line.strip()):
+                read(stripped)
+                if self.ended or self.failed is not None:
+                    return
+
+    def _read_line(self, line: bytes) -> None:
+        read = _parsed(_line, line)
+        if read is None:
+            self.failed = "malformed"
+        elif read.error is not None:
+            self.failed, self.told = _told(line), True
+        elif read.done:
+            self.begun, self.ended, self._last = True, True, line
+        elif not self.begun:
+            self.begun = bool(read.response or read.thinking) or _says(read.message)
+
+    def _read_event(self, line: bytes) -> None:
+        if not line.startswith(b"data:"):
+            return  # a comment, an event's name, an id
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            self._read_done()
+            return
+        read = _parsed(_event, data)
+        if read is None:
+            self.failed = "malformed"
+            return
+        if read.error is not None:
+            self.failed, self.told = _told(data), True
+            return
+        for choice in read.choices or ():
+            if choice.finish_reason is not None:
+                self._finished = True
+                self.begun = True
+            elif not self.begun:
+                self.begun = bool(choice.text) or _says(choice.delta)
+        if read.usage is not _NO_USAGE and read.usage != _NO_USAGE:
+            self._last = data
+
+    def _read_done(self) -> None:
+        """A [DONE] alone proves nothing: proxies add one to a stream that was cut, but no reason why it stopped."""
+        if self._finished:
+            self.ended = True
+        else:
+            self.failed = "truncated" if self.begun else "empty"
+
+
+def _told(line: bytes) -> Cause:
+    """What an error inside of a stream means."""
+    return "memory" if ollama.is_memory_refusal(500, line) else "server_error"
+
+
+def _says(said: _Said | None) -> bool:
+    return said is not None and bool(
+        said.content or said.thinking or said.tool_calls or said.reasoning or said.reasoning_content or said.refusal
+    )
+
+
+def _parsed(decoder: msgspec.json.Decoder[_Shape], body: bytes | msgspec.Raw) -> _Shape | None:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
