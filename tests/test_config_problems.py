@@ -38,7 +38,7 @@ VALUES = [
     ("server: {prot: 1}", "server.prot (line 1): no such setting; did you mean 'port'?"),
     ("lifecycle: {idle_seconds: 1}", "lifecycle.idle_seconds (line 1): no such setting; did you mean 'idle'?"),
     ("port: 1", "port (line 1): no such setting; it belongs elsewhere: server.port or exporter.port"),
-    ("zzz: 1", "zzz (line 1): no such setting; known: exporter, history, lifecycle, models, policy,"),
+    ("zzz: 1", "zzz (line 1): no such setting; known: exporter, gateway, history, lifecycle, models, policy,"),
     ("server: 5", "server (line 1): expected settings below it, each `key: value`"),
     ("server: {port: [1]}", "server.port (line 1): expected one value (integer)"),
     ("server: {port:}", "server.port (line 1): no value; give one, or leave the key out"),
@@ -127,6 +127,29 @@ SIGNAL_OVERRIDES = [
     ),
 ]
 
+GATEWAY = [
+    ("gateway: {queue: {batch_share: 0}}", "gateway.queue.batch_share (line 1): 0.0 is out of range; at least 0.01"),
+    ("gateway: {retries: {attempts: 0}}", "gateway.retries.attempts (line 1): 0 is out of range; at least 1"),
+    (
+        "gateway: {timeouts: {first_token_min: 10m}}",
+        "gateway.timeouts.first_token_min (line 1): gateway.timeouts.first_token_min is 10m and",
+    ),
+    (
+        "gateway: {embedding_model: gpt-4}",
+        "gateway.embedding_model (line 1): 'gpt-4' is not a model of the chain; one of",
+    ),
+    ("gateway: {last_resort: {model: big}}", "gateway.last_resort.url: not set, so nothing leaves this machine;"),
+    (
+        "gateway: {last_resort: {url: 'ftp://a/v1', model: big}}",
+        "gateway.last_resort.url (line 1): 'ftp://a/v1' has no scheme this can use (http, https)",
+    ),
+    ("gateway: {last_resort: {url: 'https://a/v1'}}", "gateway.last_resort.model: not set; name the model"),
+    (
+        "gateway: {last_resort: {url: 'https://a/v1', model: big, key_env: NOT_THERE}}",
+        "gateway.last_resort.key_env (line 1): the environment variable NOT_THERE is",
+    ),
+]
+
 DISAGREEMENTS = [
     (
         "telemetry: {interval: 1s}",
@@ -204,14 +227,14 @@ DISAGREEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "begins"), FORM + VALUES + MODELS + SIGNAL_OVERRIDES + DISAGREEMENTS)
+@pytest.mark.parametrize(("text", "begins"), FORM + VALUES + MODELS + SIGNAL_OVERRIDES + GATEWAY + DISAGREEMENTS)
 def test_a_problem_names_path_line_and_what_to_do(text, begins):
     problems = problems_of(text)
 
     assert begins in [problem[: len(begins)] for problem in problems]
 
 
-@pytest.mark.parametrize(("text", "begins"), VALUES + MODELS + SIGNAL_OVERRIDES + DISAGREEMENTS)
+@pytest.mark.parametrize(("text", "begins"), VALUES + MODELS + SIGNAL_OVERRIDES + GATEWAY + DISAGREEMENTS)
 def test_one_mistake_is_one_problem_and_says_the_next_step(text, begins):
     (problem,) = problems_of(text)
 

@@ -25,6 +25,7 @@ NEEDS_RESTART = (
     "lifecycle.docker_labels",
     "lifecycle.ollama_url",
     "lifecycle.num_parallel",
+    "gateway.enabled",
     "history.path",
     "rehearsal",
 )

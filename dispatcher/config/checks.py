@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
+from dispatcher.config import gateway_checks
 from dispatcher.config.keys import Disagreement, variable_trouble
 from dispatcher.config.schema import Setting, every_setting, shown, value_at
 from dispatcher.config.untold import key_told
@@ -25,7 +26,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {  # closed vocabularies that the types d
 
 # Inclusive. Without an entry: ratios 0..1, everything else from 0 on.
 MOST = 2.0**53  # beyond it a float no longer counts by ones
-MOMENT_SECONDS = 0.001
+MOMENT_SECONDS = gateway_checks.MOMENT_SECONDS
 RANGES: dict[str, tuple[float, float]] = {
     "server.port": (1, 65535),
     "exporter.port": (1, 65535),
@@ -74,6 +75,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "lifecycle.restart_window": (MOMENT_SECONDS, MOST),
     "lifecycle.lease_min": (MOMENT_SECONDS, MOST),
     "lifecycle.max_leases": (1, MOST),
+    **gateway_checks.RANGES,
     "history.retention_rows": (1, MOST),
     "history.retention": (1024**2, MOST),
     "history.commit_interval": (0, 0.1),  # POST /outcomes waits for it: numbers.md, at most 100 ms
@@ -103,6 +105,7 @@ ORDERED = (
     ("lifecycle.backoff_min", "lifecycle.backoff_max", True, "the wait grows from one to the other"),
     ("lifecycle.quarantine", "lifecycle.quarantine_max", True, "the quarantine grows from one to the other"),
     ("lifecycle.lease_min", "lifecycle.lease_max", True, "shortest and longest lease"),
+    *gateway_checks.ORDERED,
     ("rehearsal.host_other", "rehearsal.host_memory", False, "else the simulated host has no room for models"),
 )
 
@@ -139,6 +142,7 @@ def disagreements(settings: Settings, environ: Mapping[str, str]) -> Iterator[Di
     yield from _policy(settings)
     yield from _weights(settings)
     yield from _chain(settings)
+    yield from gateway_checks.disagreements(settings, environ)
 
 
 def _order(settings: Settings) -> Iterator[Disagreement]:
@@ -190,6 +194,7 @@ def _urls(settings: Settings) -> Iterator[Disagreement]:
         ("telemetry.prometheus.url", web),
         ("lifecycle.ollama_url", web),
         ("lifecycle.docker_url", docker),
+        ("gateway.last_resort.url", web),
     ):
         url = value_at(settings, path)
         words = None if url is None else _bad_url(url, schemes, EXAMPLES[path])
@@ -201,6 +206,7 @@ EXAMPLES = {
     "telemetry.prometheus.url": "http://127.0.0.1:9090",
     "lifecycle.ollama_url": "http://127.0.0.1:11434",
     "lifecycle.docker_url": "unix:///var/run/docker.sock",
+    "gateway.last_resort.url": "https://api.example.com/v1",
 }
 
 

@@ -30,6 +30,7 @@ class Answering:
         self._heartbeat_seconds = heartbeat_seconds
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._written = b""  # the last two bytes of it
         self.started = False
         self.begun = False
 
@@ -47,6 +48,7 @@ class Answering:
             await self._client.start(200, [(b"content-type", content_type), *headers])
 
     async def write(self, piece: bytes) -> None:
+        self._written = piece[-2:] if len(piece) > 1 else self._written[-1:] + piece
         await self._client.write(piece)
 
     async def finish(self) -> None:
@@ -61,21 +63,22 @@ class Answering:
         self.started = self.begun = True
         await self._client.answer(status, body, [(b"content-type", content_type), *headers])
 
-    async def fail(self, word: str, words: str, headers: Headers, *, told: bool = False) -> None:
-        """A failure in the surface's form. word: of the vocabulary of wire.problem. told: the model server said so
-        itself, in the stream."""
+    async def fail(self, word: str, words: str, headers: Headers) -> None:
+        """A failure in the surface's form. word: of the vocabulary of wire.problem."""
         self.hush()
         if self.started:
-            await self._fail_late(None if told else stream_error(self._endpoint.surface, word, words))
+            await self._fail_late(stream_error(self._endpoint.surface, word, words))
             return
         self.started = True
         told_so = refusal(self._endpoint.path, word, words, self._request_id)
         content_type = (b"content-type", told_so.media_type.encode())
         await self._client.answer(told_so.status, told_so.body, [content_type, *headers])
 
-    async def _fail_late(self, event: bytes | None) -> None:
-        if event is not None:
-            await self._client.write(event)
+    async def _fail_late(self, event: bytes) -> None:
+        """On a line of its own, also where the answer was cut in the middle of one."""
+        ending = b"\n\n" if self._endpoint.surface == "openai" else b"\n"
+        gap = b"" if not self._written or self._written.endswith(ending) else ending
+        await self._client.write(gap + event)
         await self._client.cut()
 
     def hush(self) -> None:

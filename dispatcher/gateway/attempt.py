@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dispatcher.clock import Clock
 from dispatcher.gateway.answering import Answering
-from dispatcher.gateway.upstream import ClientResponse, Failed, Upstreams
+from dispatcher.gateway.upstream import BROKEN, ClientResponse, Failed, Upstreams
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.relay import Cause, Endpoint, Headers
 from dispatcher.wire import relayed
@@ -19,7 +19,11 @@ from dispatcher.wire.ollama import error_text
 
 REFUSAL_BYTES = 64 * 1024  # of an answer that is no 200
 AFTER_END_SECONDS = 1.0  # for the connection to end, once the answer has
-PIECE_BYTES = 64 * 1024
+_FAILURES: dict[Cause, str] = {
+    "empty": "it answered 200 and said nothing",
+    "truncated": "its answer ended without its end",
+    "malformed": "what it answered is not of this surface",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,6 @@ class Ended:
     refusal: bytes = b""
     content_type: bytes = b"application/json"
     retry_after: str | None = None
-    told: bool = False  # the failure was in the stream, in the model server's words
     body: bytes | None = None
     timings: Timings = relayed.NO_TIMINGS
     first_token_seconds: float | None = None
@@ -58,24 +61,30 @@ class Ended:
 
 
 class Attempt:
-    """keep_bytes: of a stream that is collected for the cache; 0 collects none."""
+    """nothing_asked: there is nothing in the request for the model to read."""
 
     def __init__(
-        self, upstreams: Upstreams, clock: Clock, answering: Answering, endpoint: Endpoint, limits: Limits
+        self,
+        upstreams: Upstreams,
+        clock: Clock,
+        answering: Answering,
+        endpoint: Endpoint,
+        limits: Limits,
+        *,
+        nothing_asked: bool = False,
     ) -> None:
         self._upstreams = upstreams
         self._clock = clock
         self._answering = answering
         self._endpoint = endpoint
         self._limits = limits
-        self._deadline_seconds = 0.0  # of the loop's clock
-        self._waits_for = "an answer"
+        self._nothing_asked = nothing_asked
         self.ended = Ended(began_seconds=clock.now_seconds())
 
     async def run(
         self, origin: str, body: bytes, headers: Headers, *, stream: bool, keep_bytes: int = 0, key: str | None = None
     ) -> Ended:
-        """Never raises but for cancellation: of the client, or of what it cannot help."""
+        """Never raises but for cancellation. keep_bytes: of a stream that is collected for the cache; 0: none."""
         ended, limits, loop = self.ended, self._limits, asyncio.get_running_loop()
         path = self._endpoint.path
         first = limits.first_token_seconds if stream else max(limits.first_token_seconds, limits.total_seconds)
@@ -93,7 +102,7 @@ class Attempt:
         except TimeoutError:
             began = self._answering.begun
             ended.cause = "stalled" if began or (ended.status == 200 and not stream) else "silent"
-            ended.words = f"nothing came for {self._patience_seconds(first):.0f} s"
+            ended.words = f"nothing came for {self._patience_seconds(first):.3g} s"
         except Failed as failed:
             late = self._answering.begun or ended.status is not None
             ended.cause = "truncated" if late and failed.cause == "reset" else failed.cause
@@ -123,9 +132,9 @@ class Attempt:
             return
         ended.first_token_seconds = None
         ended.content_type = _content_type(response)
-        ended.cause = relayed.whole(self._endpoint, body)
+        ended.cause = relayed.whole(self._endpoint, body, nothing_asked=self._nothing_asked)
         if ended.cause is not None:
-            ended.words = f"what it answered is {ended.cause}"
+            ended.words = error_text(body) or _FAILURES.get(ended.cause, ended.cause)
             return
         ended.body = body
         ended.timings = relayed.timings(self._endpoint.surface, body)
@@ -134,39 +143,51 @@ class Attempt:
         watch = relayed.Watch(self._endpoint.surface)
         answering, loop, ended = self._answering, asyncio.get_running_loop(), self.ended
         ended.content_type = _content_type(response)
-        held: list[bytes] = []
+        held: list[bytes] = []  # all that came before the first content, later the beginning of a line
         last_at = loop.time()
         try:
             async for piece in response.content.iter_any():
                 watch.take(piece)
-                now = loop.time()
-                if not watch.begun:
-                    held.append(piece)
-                    if watch.failed is not None:
-                        break
+                held.append(piece)
+                if watch.failed is not None:
+                    break
+                if not watch.begun or len(piece) <= watch.unended_bytes:
                     continue
+                now = loop.time()
                 if not answering.begun:
                     ended.first_token_seconds = self._clock.now_seconds() - ended.began_seconds
                     await answering.begin(ended.content_type, headers)
-                    piece = b"".join((*held, piece))
                 elif now - last_at > ended.longest_pause_seconds:
                     ended.longest_pause_seconds = now - last_at
                 last_at = now
+                piece, held = _whole_lines(held, watch.unended_bytes)
                 keep_bytes = self._keep(piece, keep_bytes)
                 await answering.write(piece)
-                if watch.failed is not None:
-                    break
                 pause = AFTER_END_SECONDS if watch.ended else self._limits.between_seconds
                 self._timer.reschedule(min(loop.time() + pause, self._total_at))
-        except (TimeoutError, Failed):
+        except BROKEN:
             if not watch.ended:
                 raise
         except asyncio.CancelledError:  # of the timer, too: it becomes TimeoutError further out
             if not (watch.ended and self._timer.expired()):
                 raise
-        if not watch.ended or watch.failed is not None:
-            watch.end()
+        await self._last_of(watch, held, headers, keep_bytes)
         self._judge(watch)
+
+    async def _last_of(self, watch: relayed.Watch, held: list[bytes], headers: Headers, keep_bytes: int) -> None:
+        """What is held when no more comes: the end of an answer, or what it says of its own failure. Of a stream that
+        is cut, the beginning of a line is no use to anybody, and an end that proves nothing would mislead."""
+        watch.end()
+        rest = b"".join(held)
+        if watch.told:
+            rest = relayed.up_to_failure(self._endpoint.surface, rest)
+        if not rest or not (watch.ended or (watch.told and self._answering.begun)):
+            return
+        if not self._answering.begun:
+            self.ended.first_token_seconds = self._clock.now_seconds() - self.ended.began_seconds
+            await self._answering.begin(self.ended.content_type, headers)
+        self._keep(rest, keep_bytes)
+        await self._answering.write(rest)
 
     def _keep(self, piece: bytes, left_bytes: int) -> int:
         """What is left of what may be kept; nothing once it was too much."""
@@ -183,10 +204,18 @@ class Attempt:
         if watch.failed is None:
             ended.body = b"".join(ended.kept) if ended.kept else None
             return
-        ended.cause, ended.told = watch.failed, watch.told
-        ended.words = "its stream reported a failure" if watch.told else "its stream ended without its end"
-        if watch.failed == "empty":
-            ended.words = "it answered 200 and said nothing"
+        ended.cause = watch.failed
+        ended.words = (
+            f"its stream told of a failure: {watch.words}" if watch.words else _FAILURES.get(watch.failed, watch.failed)
+        )
+
+
+def _whole_lines(held: list[bytes], unended_bytes: int) -> tuple[bytes, list[bytes]]:
+    """Whole lines go out, and no other: an error could not be read behind the beginning of one."""
+    whole = held[0] if len(held) == 1 else b"".join(held)
+    if not unended_bytes:
+        return whole, []
+    return whole[:-unended_bytes], [whole[-unended_bytes:]]
 
 
 async def _at_most(response: ClientResponse, most_bytes: int) -> bytes | None:

@@ -73,6 +73,7 @@ class Gateway:
             deadlines=Deadlines(),
             breakers=self.breakers,
             expel=self._queues.expel,
+            elsewhere=self._ready_elsewhere,
             settings=settings,
             clock=clock,
             emit=emit,
@@ -193,7 +194,7 @@ class Gateway:
                 return "ok"
             if errand.answering.begun:
                 await errand.answering.fail(
-                    "upstream_failed", f"the answer of {given.place.model} was cut: {ended.words}", [], told=ended.told
+                    "upstream_failed", f"the answer of {given.place.model} was cut: {ended.words}", []
                 )
                 return "timeout" if ended.cause == "stalled" else "error"
             if not await self._trying.goes_on(errand, given, ended.cause):
@@ -273,6 +274,21 @@ class Gateway:
             and self.breakers.seen(other.place).state == "closed"
             and self._queues.running(other.place) < self._slots(other.place)
             for other in given.decision.fallbacks
+        )
+
+    def _ready_elsewhere(self, errand: Errand, given: Given) -> bool:
+        """Whether another place is ready and has not failed this request. What was decided for a model by its name
+        knows of no other."""
+        others = list(given.decision.fallbacks)
+        if errand.named is not None:
+            decision = self._recommend(replace(self._asked(errand), model=surface.AUTO))
+            others = [*decision.fallbacks] if decision.chosen is None else [decision.chosen, *decision.fallbacks]
+        return any(
+            other.state is PlaceState.READY
+            and other.place != given.place
+            and other.place not in errand.lost
+            and not self.breakers.is_open(other.place)
+            for other in others
         )
 
     # --- the cache -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dispatcher.gateway.errand import Errand, Given
 from dispatcher.gateway.queue import Slot
 from dispatcher.gateway.upstream import Upstreams
 from dispatcher.vocabulary.event import Event, Failed, Relayed
-from dispatcher.vocabulary.fleet import Place, PlaceState
+from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.relay import Cause
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
@@ -26,7 +26,8 @@ KEPT_SHARE = 8  # one answer may fill so small a part of the cache
 
 
 class Trying:
-    """One per gateway. expel: tells those who wait at a place that it is failing, and why."""
+    """One per gateway. expel: tells those who wait at a place that it is failing, and why. elsewhere: whether another
+    place is ready that has not failed this request."""
 
     def __init__(
         self,
@@ -35,20 +36,28 @@ class Trying:
         deadlines: Deadlines,
         breakers: Breakers,
         expel: Callable[[Place, str], None],
+        elsewhere: Callable[[Errand, Given], bool],
         settings: Callable[[], Settings],
         clock: Clock,
         emit: Callable[[Event], None],
         jitter: Callable[[], float],
     ) -> None:
         self._upstreams, self._deadlines, self._breakers = upstreams, deadlines, breakers
-        self._expel, self._settings, self._clock = expel, settings, clock
-        self._emit, self._jitter = emit, jitter
+        self._expel, self._elsewhere, self._settings = expel, elsewhere, settings
+        self._clock, self._emit, self._jitter = clock, emit, jitter
 
     async def attempt(self, errand: Errand, given: Given, slot: Slot, *, cached: bool) -> Ended:
         """cached: its answer is to be kept. The slot is given back, whatever happens."""
         errand.attempts += 1
         place, limits = given.place, self._limits(given)
-        attempt = Attempt(self._upstreams, self._clock, errand.answering, errand.arrived.endpoint, limits)
+        attempt = Attempt(
+            self._upstreams,
+            self._clock,
+            errand.answering,
+            errand.arrived.endpoint,
+            limits,
+            nothing_asked=not errand.told.asked.text,
+        )
         errand.ended = attempt.ended
         drains_until: float | None = None
         try:
@@ -88,7 +97,7 @@ class Trying:
         if errand.attempts >= rules.attempts or not (handling.same_again or moves_on):
             errand.tells(given.place, f"{cause}, {words}")
             return False
-        better = moves_on and self._ready_elsewhere(errand, given)
+        better = moves_on and self._elsewhere(errand, given)
         works = not self._breakers.is_open(given.place)
         if handling.same_again and works and not better and self._breakers.may_repeat():
             errand.moved_from, errand.moved_for = given.place, cause
@@ -157,14 +166,6 @@ class Trying:
             between_seconds=self._deadlines.between_seconds(given.place, rules.timeouts, now),
             total_seconds=total_seconds(first_token, given.work_seconds, rules.timeouts),
             answer_bytes=rules.answer_bytes,
-        )
-
-    def _ready_elsewhere(self, errand: Errand, given: Given) -> bool:
-        return any(
-            other.state is PlaceState.READY
-            and other.place not in errand.lost
-            and not self._breakers.is_open(other.place)
-            for other in given.decision.fallbacks
         )
 
     # --- afterwards ------------------------------------------------------------------------------------------------

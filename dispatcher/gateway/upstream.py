@@ -21,6 +21,7 @@ from dispatcher.vocabulary.relay import Cause
 MAX_POOLS = 256  # of servers; the one unused for longest goes first
 IDLE_SECONDS = 15.0  # a connection unused for longer is not used again: its server may be closing it
 HEADERS = {hdrs.CONTENT_TYPE: "application/json", hdrs.ACCEPT: "*/*"}
+BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)  # what a bad connection or answer raises
 _NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING)
 
 
@@ -56,7 +57,7 @@ class Upstreams:
                 timeout=ClientTimeout(total=None, sock_connect=connect_seconds),
             ) as response:
                 yield response
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+        except BROKEN as error:
             failed = _failed(error, connect_seconds)
             self.drop(origin)
             raise failed from error
@@ -115,4 +116,4 @@ def _failed(error: BaseException, connect_seconds: float) -> Failed:
     return Failed("malformed", "what came is not HTTP")
 
 
-__all__ = ["ClientResponse", "Failed", "Upstreams"]
+__all__ = ["BROKEN", "ClientResponse", "Failed", "Upstreams"]

@@ -197,6 +197,7 @@ def eta_seconds(resident: Resident, now_seconds: float) -> float | None:
 
 
 def view_of(resident: Resident, shown: Shown) -> PlaceView:
+    """Longer than 50 lines: one per field, so that none is looked for elsewhere."""
     seen, residency = resident.seen, resident.residency
     cpu = _newest_cpu(resident, shown)
     quarantined = resident.state is PlaceState.QUARANTINED

@@ -54,7 +54,8 @@ class Relayed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """One attempt of the gateway ended badly. fails_place: it tells against the place; else against the request."""
+    """One attempt of the gateway ended badly. fails_place: it tells against the place, and is what is learned of it,
+    whatever becomes of the request; else against the request."""
 
     at_seconds: float
     decision_id: str
@@ -63,6 +64,7 @@ class Failed:
     cause: Cause
     seconds: float
     fails_place: bool
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ class Completed:
     """One request's end, reported by a caller or seen by the gateway.
 
     duration_seconds: request to last byte. timings: the engine's own durations, where the surface had them.
+    relayed: the gateway's own: one per request, after a Failed for each attempt that ended badly. It is then of the last
+    attempt; with no place, no model server was asked, or none of ours: from the cache, or refused.
     """
 
     at_seconds: float
@@ -96,6 +100,7 @@ class Completed:
     timings: Timings | None = None
     first_token_seconds: float | None = None  # from sending to the first content, as the gateway saw it
     queue_seconds: float | None = None  # waited for a slot at the gateway
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

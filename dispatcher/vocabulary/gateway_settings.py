@@ -23,8 +23,6 @@ class TimeoutSettings:
     """… nor longer. Between them: 10 × the longest pause of recent streams; 30 s until there were some."""
     total_seconds: float = 180.0
     """For a whole generation after its first token, or 3 × the predicted time where that is longer."""
-    drain_seconds: float = 180.0
-    """How long a daemon that leaves waits for answers under way."""
     heartbeat_seconds: float = 15.0
     """A silent event stream gets its headers and a comment so often, until its first content."""
 

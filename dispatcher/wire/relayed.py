@@ -124,7 +124,8 @@ def whole(endpoint: Endpoint, body: bytes, *, nothing_asked: bool = False) -> Ca
         return _told(body)
     if not event.choices:
         return "empty"
-    return "truncated" if any(choice.finish_reason is None for choice in event.choices) else None
+    ended = all(choice.finish_reason is not None or choice.text or _says(choice.message) for choice in event.choices)
+    return None if ended else "truncated"
 
 
 def _embedded(body: bytes, *, nothing_asked: bool) -> Cause | None:
@@ -175,7 +176,7 @@ class Watch:
     """One stream, piece by piece. Mutable; the relay keeps one per attempt.
 
     begun: its first content was seen: from here on no other model may answer. ended: its end marker was seen.
-    failed: it said itself that it failed, or is none. told: the former. pieces: how many came. What comes after an
+    failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came. What comes after an
     end or a failure is not read.
     """
 
@@ -185,12 +186,16 @@ class Watch:
         self._rest = bytearray()  # of a line whose end has not come
         self._held_bytes = 0
         self._last = b""  # the line that may tell the timings
-        self._finished = False  # a choice said why it stopped
         self.begun = False
         self.ended = False
         self.failed: Cause | None = None
-        self.told = False
+        self.words = ""
         self.pieces = 0
+
+    @property
+    def unended_bytes(self) -> int:
+        """Of the last line, whose end has not come. 0 after the end of the stream: what follows is not read."""
+        return 0 if self.ended else len(self._rest)
 
     def take(self, piece: bytes) -> None:
         self.pieces += 1
@@ -242,7 +247,7 @@ class Watch:
         if read is None:
             self.failed = "malformed"
         elif read.error is not None:
-            self.failed, self.told = _told(line), True
+            self._failed(line)
         elif read.done:
             self.begun, self.ended, self._last = True, True, line
         elif not self.begun:
@@ -260,23 +265,37 @@ class Watch:
             self.failed = "malformed"
             return
         if read.error is not None:
-            self.failed, self.told = _told(data), True
+            self._failed(data)
             return
         for choice in read.choices or ():
             if choice.finish_reason is not None:
-                self._finished = True
                 self.begun = True
             elif not self.begun:
                 self.begun = bool(choice.text) or _says(choice.delta)
         if read.usage is not _NO_USAGE and read.usage != _NO_USAGE:
             self._last = data
 
+    def _failed(self, line: bytes) -> None:
+        self.failed, self.words = _told(line), ollama.error_text(line) or "no words"
+
     def _read_done(self) -> None:
-        """A [DONE] alone proves nothing: proxies add one to a stream that was cut, but no reason why it stopped."""
-        if self._finished:
+        """The end of what was begun; of nothing it is none. Why each choice stopped is not asked for: servers that
+        speak OpenAI leave that out."""
+        if self.begun:
             self.ended = True
         else:
-            self.failed = "truncated" if self.begun else "empty"
+            self.failed = "empty"
+
+
+def up_to_failure(surface: Surface, last: bytes) -> bytes:
+    """The end of a stream that said itself that it failed, without what followed: some add an end marker to it."""
+    watch, size_bytes = Watch(surface), 0
+    for line in last.split(b"\n"):
+        watch.take(line + b"\n")
+        size_bytes += len(line) + 1
+        if watch.failed is not None:
+            break
+    return last[:size_bytes].rstrip(b"\r\n") + (b"\n\n" if surface == "openai" else b"\n")
 
 
 def _told(line: bytes) -> Cause:

@@ -172,7 +172,7 @@ def same_model(name: str, chain: Iterable[str]) -> str | None:
 
     There phi3, phi3:latest, library/phi3 and PHI3 are one model."""
     wanted = _in_full(name)
-    return next((model for model in chain if model == name or _in_full(model) == wanted), None)
+    return next((model for model in chain if _in_full(model) == wanted), None)
 
 
 def _in_full(name: str) -> str:

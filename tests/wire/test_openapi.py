@@ -12,7 +12,9 @@ from dispatcher.api.access import is_acting, needed_role
 from dispatcher.api.doors import Check, Readiness
 from dispatcher.api.routes import Routes
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.wire.openapi import OPERATIONS, openapi, statuses_of_problems
+from dispatcher.vocabulary.relay import ENDPOINTS
+from dispatcher.wire.openapi import openapi
+from dispatcher.wire.operations import OPERATIONS, statuses_of_problems
 from dispatcher.wire.select import SelectBody
 from tests.api.made_doors import serving, some_doors
 from tests.decisions import a_rejected, a_selected, no_decision
@@ -59,6 +61,16 @@ CALLS = [  # method, path as documented, path as called, body, status
     ("GET", "/metrics", "/metrics", None, 200),
     ("GET", "/openapi.json", "/openapi.json", None, 200),
     ("GET", "/", "/", None, 200),
+    *(("POST", path, path, {"model": "auto"}, 200) for path in ENDPOINTS),
+    ("GET", "/v1/models", "/v1/models", None, 200),
+    ("GET", "/v1/models/{id}", "/v1/models/auto", None, 200),
+    ("GET", "/v1/models/{id}", "/v1/models/hf.co/nobody/model:Q4", None, 404),
+    ("GET", "/api/tags", "/api/tags", None, 200),
+    ("GET", "/api/ps", "/api/ps", None, 200),
+    ("POST", "/api/show", "/api/show", {"model": "phi3:mini"}, 200),
+    ("POST", "/api/show", "/api/show", {"name": "nobody:1b"}, 404),
+    ("POST", "/api/show", "/api/show", {}, 400),
+    ("GET", "/api/version", "/api/version", None, 200),
 ]
 
 
@@ -78,7 +90,7 @@ def wrong_with(answer: httpx.Response, method: str, path: str) -> list[str]:
     if content_type not in response["content"]:
         return [f"{content_type} instead of {list(response['content'])}"]
     schema = response["content"][content_type]["schema"]
-    if not content_type.endswith("json"):
+    if content_type == "application/x-ndjson" or not content_type.endswith("json"):
         return []
     assert (answer.status_code == answer.json()["status"]) if content_type == "application/problem+json" else True
     return problems(json.loads(answer.content), schema, document)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.relay import ENDPOINTS, Cause, Surface
 from dispatcher.wire import relayed
-from dispatcher.wire.relayed import MAX_HELD_BYTES, MAX_LINE_BYTES, NO_TIMINGS, Watch, refusal, timings, whole
+from dispatcher.wire.relayed import NO_TIMINGS, Watch, refusal, timings, whole
 from tests.wire.captured import Captured, captured, every
+from tests.wire.streams import DONE, STOP, WHOLE, event, seen, watched
 
 CUT = {  # 200 and a beginning, but no end
     "client_disconnect_stream": "truncated",
@@ -71,35 +72,7 @@ REFUSED: dict[str, Cause] = {
 CAPTURES = every()
 ANSWERS = [each for each in CAPTURES if each.status == 200 and not each.streamed]
 STREAMS = [each for each in CAPTURES if each.status == 200 and each.streamed]
-GENERATE, CHAT = ENDPOINTS["/api/generate"], ENDPOINTS["/api/chat"]
-V1_CHAT = ENDPOINTS["/v1/chat/completions"]
 EMBEDS = [endpoint for endpoint in ENDPOINTS.values() if endpoint.kind == "embed"]
-DONE = b"data: [DONE]\n\n"
-
-
-def watched(surface: Surface, pieces: Iterable[bytes]) -> Watch:
-    watch = Watch(surface)
-    for piece in pieces:
-        watch.take(piece)
-    watch.end()
-    return watch
-
-
-def seen(watch: Watch) -> tuple[bool, bool, Cause | None]:
-    return watch.begun, watch.ended, watch.failed
-
-
-def event(delta: object, finish_reason: str | None = None, **more: object) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return b"data: " + json.dumps({"id": "1", "choices": [choice], **more}).encode() + b"\n\n"
-
-
-def line(text: str = "", *, done: bool = False, **more: object) -> bytes:
-    return json.dumps({"model": "phi3:mini", "response": text, "done": done, **more}).encode() + b"\n"
-
-
-STOP = event({}, "stop")
-WHOLE, NO_END = (True, True, None), (True, False, "truncated")
 
 
 def cut_at(body: bytes, places: Iterable[int]) -> list[bytes]:
@@ -185,6 +158,7 @@ def test_a_stream_has_not_begun_before_its_first_piece_is_a_line(answer: Capture
 @pytest.mark.parametrize(
     ("status", "body", "cause"),
     [
+        (300, b"", "redirect"),
         (301, b"", "redirect"),
         (307, b'{"error":"server busy"}', "redirect"),
         (399, b"", "redirect"),
@@ -240,7 +214,8 @@ def test_a_200_without_an_answer_is_a_failure(endpoint, body: bytes, cause: Caus
         ("/v1/chat/completions", b"{}", "empty"),
         ("/v1/chat/completions", b'{"choices":null}', "empty"),
         ("/v1/chat/completions", b'{"choices":[]}', "empty"),
-        ("/v1/chat/completions", b'{"choices":[{"message":{"content":"x"}}]}', "truncated"),
+        ("/v1/chat/completions", b'{"choices":[{"message":{"content":"x"}}]}', None),
+        ("/v1/chat/completions", b'{"choices":[{"message":{"content":""}}]}', "truncated"),
         ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"},{"finish_reason":null}]}', "truncated"),
         ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"}],"usage":null}', None),
         ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":"x"}}', None),
@@ -265,252 +240,6 @@ def test_nothing_to_embed_has_no_vectors(endpoint) -> None:
     assert whole(endpoint, b'{"embedding":[]}', nothing_asked=True) is None
     assert "empty" == whole(endpoint, b"{}", nothing_asked=True)
     assert "server_error" == whole(endpoint, b'{"error":"x","embeddings":[]}', nothing_asked=True)
-
-
-# ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-TRAPS = ["data: [DONE]", "[DONE]", '"done":true', '{"error":"x"}', '"error"', '\n\ndata: [DONE]\n\n{"done":true}\n']
-
-
-@pytest.mark.parametrize("trap", TRAPS)
-def test_words_inside_of_a_text_neither_end_nor_fail_a_stream(trap: str) -> None:
-    native = [line("a"), line(trap)]
-    sse = [event({"content": "a"}), event({"content": trap}), event({"tool_calls": [{"arguments": trap}]})]
-
-    assert NO_END == seen(watched("ollama", native))
-    assert NO_END == seen(watched("openai", sse))
-    assert WHOLE == seen(watched("ollama", [*native, line(done=True)]))
-    assert WHOLE == seen(watched("openai", [*sse, STOP, DONE]))
-
-
-def test_line_ends_may_be_of_either_kind_and_the_blank_after_data_is_optional() -> None:
-    sse = b"".join([event({"content": "a"}), STOP, DONE])
-    native = line("a") + line(done=True)
-
-    for body in (sse.replace(b"\n", b"\r\n"), sse.replace(b"data: ", b"data:"), sse.replace(b"data: ", b"data:  ")):
-        for size_bytes in (1, 7, len(body)):
-            pieces = [body[at : at + size_bytes] for at in range(0, len(body), size_bytes)]
-            assert WHOLE == seen(watched("openai", pieces))
-    assert WHOLE == seen(watched("ollama", [native.replace(b"\n", b"\r\n")]))
-
-
-def test_the_last_line_needs_no_end_of_line() -> None:
-    assert WHOLE == seen(watched("ollama", [line("a"), line(done=True).rstrip()]))
-    assert WHOLE == seen(watched("openai", [event({"content": "a"}), STOP, b"data: [DONE]"]))
-
-
-def test_comments_names_and_ids_of_events_are_nothing() -> None:
-    watch = Watch("openai")
-    watch.take(b": heartbeat\n\nevent: message\nid: 7\nretry: 10\n\n{not json}\n\n")
-
-    assert (False, False, None) == seen(watch)
-
-
-@pytest.mark.parametrize(
-    "nothing",
-    [
-        event({"role": "assistant"}),
-        event({"role": "assistant", "content": ""}),
-        event({"content": None}),
-        event({"tool_calls": []}),
-        event(None),
-        b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n',
-        b'data: {"choices":null}\n\n',
-        b'data: {"choices":[{"text":""}]}\n\n',
-        b"data: {}\n\n",
-    ],
-)
-def test_an_event_that_says_nothing_does_not_begin(nothing: bytes) -> None:
-    watch = Watch("openai")
-    watch.take(nothing)
-
-    assert (False, False, None) == seen(watch)
-    watch.take(DONE)
-    watch.end()
-    assert (False, False, "empty") == seen(watch)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        event({"content": "a"}),
-        event({"content": [{"type": "text"}]}),
-        event({"thinking": "a"}),
-        event({"reasoning": "a"}),
-        event({"reasoning_content": "a"}),
-        event({"refusal": "a"}),
-        event({"tool_calls": [{"index": 0}]}),
-        b'data: {"choices":[{"text":"a"}]}\n\n',
-    ],
-)
-def test_content_of_any_kind_begins_a_stream_of_events(said: bytes) -> None:
-    watch = Watch("openai")
-    watch.take(said)
-
-    assert (True, False, None) == seen(watch)
-
-
-@pytest.mark.parametrize(
-    ("first", "begun"),
-    [
-        (line(""), False),
-        (line("", message={"role": "assistant", "content": ""}), False),
-        (b"{}\n", False),
-        (line("a"), True),
-        (line("", thinking="a"), True),
-        (line("", message={"content": "a"}), True),
-        (line("", message={"content": "", "thinking": "a"}), True),
-        (line("", message={"content": "", "tool_calls": [{}]}), True),
-    ],
-)
-def test_the_first_content_begins_a_native_stream(first: bytes, begun: bool) -> None:
-    watch = Watch("ollama")
-    watch.take(first)
-
-    assert (begun, False, None) == seen(watch)
-
-
-def test_a_model_may_say_nothing() -> None:
-    assert WHOLE == seen(watched("ollama", [line(done=True)]))
-    assert WHOLE == seen(watched("openai", [event({"role": "assistant"}), STOP, DONE]))
-
-
-def test_an_end_marker_that_gives_no_reason_for_the_end_is_somebody_elses() -> None:
-    assert NO_END == seen(watched("openai", [event({"content": "a"}), DONE]))
-    assert (False, False, "empty") == seen(watched("openai", [DONE]))
-
-
-def test_a_reason_for_the_end_is_no_end_marker() -> None:
-    assert NO_END == seen(watched("openai", [event({"content": "a"}), STOP]))
-
-
-def test_a_stream_without_a_byte_is_empty_and_one_with_nothing_in_it_cut() -> None:
-    for surface in ("openai", "ollama"):
-        assert (False, False, "empty") == seen(watched(surface, []))
-        assert (False, False, "truncated") == seen(watched(surface, [b"\n"]))
-
-
-@pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        ({"error": "unexpected EOF"}, "server_error"),
-        ({"error": {"message": "unexpected EOF"}, "choices": []}, "server_error"),
-        ({"error": "llama runner process has terminated: signal: killed"}, "memory"),
-    ],
-)
-def test_an_error_inside_of_a_stream_fails_it_even_if_an_end_follows(error, cause: Cause, begun: bool) -> None:
-    told = json.dumps(error).encode()
-    native = watched("ollama", [*([line("a")] if begun else []), told + b"\n", line(done=True)])
-    sse = watched("openai", [*([event({"content": "a"})] if begun else []), b"data: " + told + b"\n\n", STOP, DONE])
-
-    assert [(begun, False, cause)] * 2 == [seen(native), seen(sse)]
-    assert (True, True) == (native.told, sse.told)
-
-
-def test_an_error_and_an_end_in_one_piece_are_an_error() -> None:
-    assert (False, False, "server_error") == seen(watched("ollama", [b'{"error":"x"}\n' + line("a", done=True)]))
-    assert (False, False, "server_error") == seen(watched("openai", [b'data: {"error":"x"}\n\n' + STOP + DONE]))
-
-
-def test_an_error_that_is_null_is_none() -> None:
-    assert WHOLE == seen(watched("ollama", [line("a", error=None), line(done=True, error=None)]))
-    assert WHOLE == seen(watched("openai", [event({"content": "a"}, error=None), STOP, DONE]))
-
-
-@pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize(
-    "bad",
-    [
-        b"{",
-        b"null",
-        b"[]",
-        b"\xff\xfe",
-        b"<html>",
-        b'{"message":"text","choices":"text"}',
-        b'{"response":"\xff","choices":[{"text":"\xff"}]}',
-        b'{"done":"true","choices":[1]}',
-        b'{"response":' + b"[" * 5000 + b"]" * 5000 + b"}",
-        b'{"error":' + b"[" * 5000 + b"]" * 5000 + b"}",
-    ],
-)
-def test_a_line_that_is_no_line_of_the_surface_fails_the_stream_wherever_it_stands(bad: bytes, begun: bool) -> None:
-    native = watched("ollama", [*([line("a")] if begun else []), bad + b"\n", line(done=True)])
-    sse = watched("openai", [*([event({"content": "a"})] if begun else []), b"data: " + bad + b"\n\n", STOP, DONE])
-
-    assert [(begun, False, "malformed")] * 2 == [seen(native), seen(sse)]
-    assert (False, False) == (native.told, sse.told)
-
-
-def test_an_answer_in_place_of_a_stream_is_no_stream() -> None:
-    assert captured("v1_chat_nonstream").status == 200
-    assert (False, False, "truncated") == seen(watched("openai", [captured("v1_chat_nonstream").body]))
-
-
-def test_what_follows_the_end_is_not_read() -> None:
-    assert WHOLE == seen(watched("ollama", [line("a"), line(done=True) + b"garbage\n", b"more\n"]))
-    assert WHOLE == seen(
-        watched("openai", [event({"content": "a"}), STOP, DONE + b"data: garbage\n\n", b"data: more\n"])
-    )
-
-
-def test_pieces_are_counted_to_the_end() -> None:
-    assert 4 == watched("ollama", [line("a"), b"garbage\n", b"x", b"\n"]).pieces
-
-
-@pytest.mark.parametrize("surface", ["openai", "ollama"])
-def test_a_line_without_end_is_no_stream(surface: Surface) -> None:
-    half = b"x" * (MAX_LINE_BYTES // 2)
-    watch = Watch(surface)
-
-    watch.take(half)
-    watch.take(half)
-    assert watch.failed is None
-    watch.take(b"x")
-    assert "malformed" == watch.failed
-    watch.take(b"\n")
-    watch.end()
-    assert (False, "malformed") == (watch.ended, watch.failed)
-
-
-def test_a_line_without_end_is_found_after_whole_ones() -> None:
-    watch = Watch("ollama")
-    watch.take(line("a") + b"x" * (MAX_LINE_BYTES + 1))
-
-    assert (True, False, "malformed") == seen(watch)
-
-
-def test_a_long_line_that_ends_is_read_however_it_comes() -> None:
-    body = line("x" * (MAX_LINE_BYTES - 200)) + line(done=True)
-
-    assert WHOLE == seen(watched("ollama", [body[at : at + 1000] for at in range(0, len(body), 1000)]))
-
-
-def test_a_stream_that_says_nothing_is_held_only_so_far() -> None:
-    nothing = event({"role": "assistant", "content": ""})
-    watch = Watch("openai")
-    for _ in range(MAX_HELD_BYTES // len(nothing)):
-        watch.take(nothing)
-    held = watch.begun
-    watch.take(nothing)
-
-    assert (False, True) == (held, watch.begun)
-
-
-def test_a_failure_that_comes_with_too_much_is_still_before_the_first_content() -> None:
-    nothing = event({"content": ""}) * (1 + MAX_HELD_BYTES // len(event({"content": ""})))
-
-    assert (False, False, "malformed") == seen(watched("openai", [nothing + b"data: garbage\n\n"]))
-    assert (False, False, "malformed") == seen(watched("ollama", [b"x" * (MAX_LINE_BYTES + 1)]))
-
-
-def test_what_comes_after_the_first_content_is_not_held() -> None:
-    watch = Watch("ollama")
-    watch.take(line("a"))
-    for _ in range(3):
-        watch.take(line("x" * MAX_HELD_BYTES))
-
-    assert (True, False, None) == seen(watch)
 
 
 # ── tokens and time ──────────────────────────────────────────────────────────────────────────────────────────────────
