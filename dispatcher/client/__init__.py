@@ -4,8 +4,8 @@
         answer = dispatcher.generate("Summarise: the meeting is moved to Monday.", task="summarization")
         print(answer.model, answer.text)
 
-`AsyncDispatcher` is the same with await, on asyncio. It needs httpx and nothing else of this repository: the folder may be
-copied. What can go wrong, all of it below one root:
+`AsyncDispatcher` is the same with await, on asyncio. It needs httpx and nothing else of this repository: the folder may
+be copied. What can go wrong, all of it below one root:
 
     ClientError
     ├── DispatcherUnreachable    no dispatcher answered, in time and whole
@@ -32,7 +32,7 @@ from .troubles import (
     Truncated,
     Unauthorized,
 )
-from .wishes import Ask, Wishes
+from .wishes import Ask, Generation, Report, Wishes
 
 __all__ = [
     "Ask",
@@ -45,6 +45,7 @@ __all__ = [
     "DispatcherUnreachable",
     "Fallback",
     "Generated",
+    "Generation",
     "Health",
     "Lease",
     "Model",
@@ -54,6 +55,7 @@ __all__ = [
     "Ranked",
     "Recommendations",
     "Refused",
+    "Report",
     "TextStream",
     "Truncated",
     "Unauthorized",

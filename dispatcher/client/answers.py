@@ -1,4 +1,4 @@
-"""What the dispatcher answers, as values. `raw` is the whole document as it came: what is new in it is there at once."""
+"""What the dispatcher answers, as values. `raw` is the whole document as it came: what is new is in it at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A prompt to a model and on to the next one: what is shared by `generate` and `stream`.
 
-Every model is called as a stream, also for a whole answer: only so a model that is silent, stalls or was cut is told from
-one that is slow, and an answer without its end marker is never taken for one.
+Every model is called as a stream, also for a whole answer: only so a model that is silent, stalls or was cut is told
+from one that is slow, and an answer without its end marker is never taken for one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from .answers import Choice, Document, Generated
 from .line import Line, Reply, now_seconds
@@ -23,7 +23,6 @@ STALL_SECONDS = 60.0
 LINE_BYTES = 4 * 1024**2
 ANSWER_BYTES = 64 * 1024**2
 ERROR_BYTES = 64 * 1024
-T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,12 +37,15 @@ class Errand:
     whole: bool
     fallback: bool
     gateway: bool
+    first_text_seconds: float | None = None
+    stall_seconds: float = STALL_SECONDS
     asked: int = 0
     next_models: list[str] = field(default_factory=list)
     failed: list[Attempt] = field(default_factory=list)
     no_model: NoModel | None = None
     texts: list[str] = field(default_factory=list, repr=False)
     last_line: Document = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     generated: Generated | None = field(default=None, repr=False)
 
     def may_ask(self) -> bool:
@@ -103,8 +105,10 @@ def count_of(told: Mapping[str, Any], name: str) -> int | None:
     return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= 10_000_000 else None
 
 
-def first_text_seconds(choice: Choice) -> float:
+def first_text_seconds(errand: Errand, choice: Choice) -> float:
     least, most = FIRST_TEXT_SECONDS
+    if errand.first_text_seconds is not None:
+        return errand.first_text_seconds
     if choice.predicted is None:
         return UNPREDICTED_SECONDS
     return max(least, min(most, 3 * choice.predicted.first_token_seconds))
@@ -127,8 +131,8 @@ async def texts_of(
         async with line.opened(first, "POST", url, headers=headers, body=body) as reply:
             if reply.status != 200:
                 raise await _refusal(reply, first)
-            errand.wishes["relayed_by"] = reply.headers
-            async with aclosing(_lines(reply, first, errand.until)) as lines:
+            errand.headers = reply.headers
+            async with aclosing(_lines(reply, first, errand)) as lines:
                 async for told in lines:
                     text = told.get("response")
                     if isinstance(text, str) and text:
@@ -167,12 +171,12 @@ def _cause(status: int, words: str) -> str:
     return "memory" if "requires more system memory" in words else "busy" if "server busy" in words else "server_error"
 
 
-async def _lines(reply: Reply, first: float, last: float) -> AsyncGenerator[Document, None]:
-    """first, last: moments for the first piece and for all of them. Raises Cut for what is no line of such a stream."""
+async def _lines(reply: Reply, first: float, errand: Errand) -> AsyncGenerator[Document, None]:
+    """first: the moment until which the first piece may come. Raises Cut for what is no line of such a stream."""
     rest, size, moment = bytearray(), 0, first
     while piece := await reply.piece(moment):
         size += len(piece)
-        moment = min(last, now_seconds() + STALL_SECONDS)
+        moment = min(errand.until, now_seconds() + errand.stall_seconds)
         if size > ANSWER_BYTES or len(rest) > LINE_BYTES:
             raise Cut("too_long", detail=f"{size} bytes and no end")
         if b"\n" not in piece:

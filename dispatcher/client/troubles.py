@@ -101,23 +101,24 @@ class Cut(Exception):
             self.outcome = "cancelled"
 
 
+NO_MODEL = frozenset({"no_usable_model", "insufficient_memory", "draining"})  # problems that /select answers with
+
+
 def refused(status: int, headers: Mapping[str, str], document: Mapping[str, Any]) -> Refused:
     """What an answer of 400 and more of the dispatcher means."""
     title, detail = document.get("title") or f"HTTP {status}", document.get("detail") or document.get("error") or ""
-    told = f"the dispatcher refused: {title}: {detail}".rstrip(": ")
+    told = f"the dispatcher refused: {title}: {detail}".rstrip(": .")
     if status in (401, 403):
-        return Unauthorized(
-            f"{told}. Nothing was done; give the client another key=", status=status, document=document
-        )
-    if status == 503:
-        wait = headers.get("retry-after")
-        step = f"ask again in {wait} s" if wait else "ask again later"
+        told = f"{told}. Nothing was done; give the client another key="
+        return Unauthorized(told, status=status, document=document)
+    wait = headers.get("retry-after")
+    step = f"ask again in {wait} s" if wait else "ask again later"
+    if str(document.get("type", "")).rpartition(":")[2] in NO_MODEL:
         if headers.get("x-should-retry") == "false":
-            step = "asking again will not help; ask for less (a smaller context, another model, fewer requirements)"
-        return NoModel(
-            f"{told}. No model was promised; {step}", status=status, document=document, headers=headers
-        )
-    return Refused(f"{told}. Nothing was done; correct what was sent", status=status, document=document)
+            step = "asking again will not help, unless for less: fewer requirements, a smaller context, another model"
+        return NoModel(f"{told}. No model was promised; {step}", status=status, document=document, headers=headers)
+    step = f"{step}; its log tells more" if status >= 500 else "correct what was sent"
+    return Refused(f"{told}. Nothing was done; {step}", status=status, document=document)
 
 
 def quotable(words: object, prompt: str) -> str:

@@ -1,4 +1,4 @@
-"""What may be asked for: the fields of /select as keyword arguments. Left out means not said; the daemon checks them."""
+"""What may be asked for: the fields of /select as keyword arguments. Left out: not said. The daemon checks them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ class Ask(Wishes, total=False):
     prompt: str
     messages: Sequence[Mapping[str, Any]]
     dry_run: bool
+
+
+class Generation(Wishes, total=False):
+    """body: further fields of /api/generate, such as system, format or options. fallback (True): at most two more
+    models when one fails. gateway (False): and at last through the gateway. within_seconds: for all of it;
+    deadline_seconds where that is given, else 300. first_text_seconds: how long one model may be silent (three times
+    what was predicted, 5 to 180). stall_seconds: and after its first text (60)."""
+
+    body: Mapping[str, Any]
+    fallback: bool
+    gateway: bool
+    within_seconds: float
+    first_text_seconds: float
+    stall_seconds: float
+
+
+class Report(TypedDict, total=False):
+    """Of an outcome. quality: 0..10."""
+
+    output_tokens: int | None
+    prompt_tokens: int | None
+    quality: float | None
 
 
 HEADERS = {  # of the gateway, for what it reads from no body

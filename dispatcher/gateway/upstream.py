@@ -7,7 +7,6 @@ it does not wake after a malformed chunk: the deadlines are the caller's (`async
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,12 +33,33 @@ class Failed(Exception):
         super().__init__(words)
 
 
+class _Pool:
+    """The connections to one server. Retired, it closes with the last request that is on one of them."""
+
+    def __init__(self) -> None:
+        self.session = ClientSession(
+            connector=TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            raise_for_status=False,
+            skip_auto_headers=_NOT_OURS,
+        )
+        self.in_use = 0
+        self.retired = False
+
+    async def done(self) -> None:
+        self.in_use -= 1
+        if self.retired and not self.in_use:
+            await self.session.close()
+
+
 class Upstreams:
     """One per daemon, on its loop."""
 
     def __init__(self) -> None:
-        self._pools: OrderedDict[str, ClientSession] = OrderedDict()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._pools: OrderedDict[str, _Pool] = OrderedDict()
+        self._retired: set[_Pool] = set()
 
     @asynccontextmanager
     async def post(
@@ -48,8 +68,10 @@ class Upstreams:
         """One request, sent; the answer's body is not read yet. Raises Failed, also out of reading inside of the block.
         Left early, for any reason, its connection is closed: that is how a model server is told to stop."""
         headers = HEADERS if key is None else {**HEADERS, hdrs.AUTHORIZATION: f"Bearer {key}"}
+        pool = self._pool(origin)
+        pool.in_use += 1
         try:
-            async with self._pool(origin).post(
+            async with pool.session.post(
                 origin + path,
                 data=body,
                 headers=headers,
@@ -58,49 +80,34 @@ class Upstreams:
             ) as response:
                 yield response
         except BROKEN as error:
-            failed = _failed(error, connect_seconds)
-            self.drop(origin)
-            raise failed from error
-
-    def drop(self, origin: str) -> None:
-        """Its connections are suspect: the next request there gets a new one. Those in use are not cut."""
-        pool = self._pools.pop(origin, None)
-        if pool is not None and pool.connector is not None:
-            connector = pool.connector
-            idle = [key for key, waiting in connector._conns.items() if waiting]  # no public way to close only these
-            for key in idle:
-                for protocol, _ in connector._conns.pop(key):
-                    protocol.close()
-            self._pools[origin] = pool
+            self._retire(origin, pool)
+            raise _failed(error, connect_seconds) from error
+        finally:
+            await pool.done()
+            if not pool.in_use:
+                self._retired.discard(pool)
 
     async def close(self) -> None:
-        pools, self._pools = list(self._pools.values()), OrderedDict()
+        pools, self._pools = [*self._pools.values(), *self._retired], OrderedDict()
         for pool in pools:
-            await pool.close()
-        if self._closing:
-            await asyncio.wait(self._closing)
+            await pool.session.close()
 
-    def _pool(self, origin: str) -> ClientSession:
+    def _pool(self, origin: str) -> _Pool:
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = ClientSession(
-                connector=TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, ttl_dns_cache=60),
-                cookie_jar=DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                raise_for_status=False,
-                skip_auto_headers=_NOT_OURS,
-            )
+            pool = self._pools[origin] = _Pool()
             if len(self._pools) > MAX_POOLS:
-                self._retire(self._pools.popitem(last=False)[1])
+                self._retire(*next(iter(self._pools.items())))
         else:
             self._pools.move_to_end(origin)
         return pool
 
-    def _retire(self, pool: ClientSession) -> None:
-        closing = asyncio.create_task(pool.close(), name="gateway.pool")
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+    def _retire(self, origin: str, pool: _Pool) -> None:
+        """Its connections are suspect: the next request there gets a new one. Those in use are not cut."""
+        if self._pools.get(origin) is pool:
+            del self._pools[origin]
+        pool.retired = True
+        self._retired.add(pool)
 
 
 def _failed(error: BaseException, connect_seconds: float) -> Failed:
