@@ -77,6 +77,7 @@ class _Errand:
     settings: Settings
     until_seconds: float
     durable: bool
+    again: bool
     lost: dict[Place, Lost]
 
 
@@ -105,13 +106,16 @@ class Desk:
         """The same decision without a lease, an event or any other effect."""
         return self._decide(self._request(replace(asked, dry_run=True)), {}, self._settings())[0]
 
-    async def select(self, asked: Asked, *, without: Mapping[Place, str] = NOWHERE, durable: bool = True) -> Selected:
+    async def select(
+        self, asked: Asked, *, without: Mapping[Place, str] = NOWHERE, again: bool = False, durable: bool = True
+    ) -> Selected:
         """One request, from its words to a promise. Never raises for want of a model: `decision.chosen` is None.
 
         Waits, at most `wait_seconds` and the caller's deadline in all: for leases that alone keep its last candidate
         out, and for *ready*. A place that fails to start is not tried again for this request: the next best is.
-        without: where an attempt of it just failed, and why in words: not chosen either. durable False: the lease is
-        kept in memory only, for a caller that does not outlive this process.
+        without: where an attempt of it just failed, and why in words: not chosen either. again: the same request was
+        decided before, as it is wherever there is something to do without. durable False: the lease is kept in memory
+        only, for a caller that does not outlive this process.
         """
         request = self._request(asked)
         errand = _Errand(
@@ -119,6 +123,7 @@ class Desk:
             settings=self._settings(),
             until_seconds=request.at_seconds + _patience_seconds(request),
             durable=durable,
+            again=again,
             lost={place: Lost(rule="unavailable", because=_FAILED.format(why)) for place, why in without.items()},
         )
         while True:
@@ -146,7 +151,7 @@ class Desk:
             Decided(
                 at_seconds=self._clock.now_seconds(),
                 decision=selected.decision,
-                outcome=_outcome(selected.decision, again=bool(errand.lost)),
+                outcome=_outcome(selected.decision, again=errand.again or bool(errand.lost)),
                 decide_seconds=took,
                 lease_id=lease.id if lease else None,
             )

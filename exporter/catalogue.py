@@ -106,22 +106,30 @@ CATALOGUE: tuple[Metric, ...] = (
         since="profiles",
         help="Size of the weights on disk; the configured prior until the engine has said it.",
     ),
-    counter("ollama_requests_total", MODEL, STATUS, since="Completed", help="Requests that ended, by how."),
+    counter(
+        "ollama_requests_total",
+        MODEL,
+        STATUS,
+        since="Completed",
+        help="Requests that ended, by how; under _other those that came to no model, or were answered from elsewhere.",
+    ),
     histogram(
         "ollama_request_duration_seconds",
         MODEL,
         buckets=REQUEST_BUCKETS,
         unit="seconds",
         since="Completed",
-        help="From the request to the last byte, whatever the status.",
+        help="From the request to the last byte, whatever the status; at the gateway of the attempt that ended it, "
+        "and of answers from its cache none.",
     ),
     histogram(
         "ollama_time_to_first_token_seconds",
         MODEL,
         buckets=FIRST_TOKEN_BUCKETS,
         unit="seconds",
-        since="Completed with engine durations",
-        help="The engine's total less its decoding: wait, load and prefill.",
+        since="Completed",
+        help="From sending to the first content, as the gateway saw it; else, where the engine tells its durations, "
+        "its total less its decoding: wait, load and prefill.",
     ),
     histogram(
         "ollama_load_duration_seconds",
@@ -136,8 +144,9 @@ CATALOGUE: tuple[Metric, ...] = (
         MODEL,
         buckets=WAIT_BUCKETS,
         unit="seconds",
-        since="Completed with engine durations",
-        help="Waiting for a slot: the engine's total less load, prefill and decoding.",
+        since="Completed",
+        help="Waiting for a slot: at the gateway, and in the engine (its total less load, prefill and decoding), where "
+        "they are known.",
     ),
     counter(
         "ollama_prompt_tokens_total",
@@ -157,7 +166,8 @@ CATALOGUE: tuple[Metric, ...] = (
         MODEL,
         unit="seconds",
         since="Completed",
-        help="Time the generated tokens took: the engine's decoding; of a caller's report the whole request.",
+        help="Time the generated tokens took: the engine's decoding; where it does not tell, what followed the first "
+        "token the gateway saw; of a caller's report the whole request.",
     ),
     counter(
         "ollama_prompt_eval_duration_seconds_total",
@@ -304,10 +314,8 @@ CATALOGUE: tuple[Metric, ...] = (
         help="1 healthy, 0.5 degraded, 0 unhealthy; of the model's best place.",
     ),
     # ── the gateway ──
-    counter("dispatcher_cache_hits_total", since="gateway cache", help="Answers given from the cache."),
-    counter(
-        "dispatcher_cache_misses_total", since="gateway cache", help="Cacheable requests that were not in the cache."
-    ),
+    counter("dispatcher_cache_hits_total", since="Cached", help="Answers given from the cache."),
+    counter("dispatcher_cache_misses_total", since="Cached", help="Cacheable requests that were not in the cache."),
     gauge("dispatcher_cache_bytes", unit="bytes", since="gateway cache", help="Size of the cached answers."),
     gauge(
         "dispatcher_retry_budget_ratio", unit="ratio", since="gateway", help="What is left of the budget for repeats."

@@ -7,8 +7,8 @@ Nothing registers itself: whoever wants an exposition puts the Collector into a 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector as Registrable
@@ -17,6 +17,7 @@ from dispatcher.clock import Clock
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.event import (
     Acted,
+    Cached,
     Completed,
     Decided,
     Erred,
@@ -29,11 +30,13 @@ from dispatcher.vocabulary.event import (
 )
 from dispatcher.vocabulary.fleet import FleetView, Place
 from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.queue import Line
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import Snapshot
 from exporter import gauges
 from exporter.catalogue import CATALOGUE
 from exporter.families import Counts, Histogram, counter_family, gauge_family, histogram_family, label_sets
+from exporter.idle import IdleMemory
 from exporter.labels import (
     CAUSE,
     COMPLEXITY,
@@ -53,12 +56,9 @@ PROCESS = {  # keys of process() → metric
     "abandoned_threads": "dispatcher_abandoned_threads",
     "history_dropped": "dispatcher_history_dropped_total",
     "retry_budget_ratio": "dispatcher_retry_budget_ratio",
-    "cache_hits": "dispatcher_cache_hits_total",
-    "cache_misses": "dispatcher_cache_misses_total",
     "cache_bytes": "dispatcher_cache_bytes",
 }
 MAX_PLACES = 1000  # whose starts and stops are told apart; containers may come and go under new names
-RELAYED_REMEMBERED = 10_000  # decisions whose last attempt is known, to tell a fallback from a repeat
 
 MAX_COUNTED = 1e21  # likewise, for byte-seconds of a long life
 MAX_TIMED_SECONDS = 7 * 86400.0  # of one request
@@ -81,7 +81,7 @@ class Collector(Registrable):
         profiles: Callable[[], Profiles],
         settings: Callable[[], Settings],
         process: Callable[[], Mapping[str, float]],
-        queues: Callable[[], gauges.Queues] = dict,
+        queues: Callable[[], Sequence[Line]] = tuple,
         version: str = "unknown",
     ) -> None:
         self._clock = clock
@@ -98,13 +98,11 @@ class Collector(Registrable):
         self._rejections = self._counts["dispatcher_rejections_total"]
         self._decide_seconds = self._histograms["dispatcher_decision_duration_seconds"][()]
         self._reload_ok = 1.0
-        self._relayed: OrderedDict[str, Place] = OrderedDict()
         self._places: set[str] = set()
-        self._leases: dict[Place, int] = {}  # those this process saw granted
         self._models: frozenset[str] = frozenset()
         self._known_settings: Settings | None = None
-        self._idle_bytes = 0
-        self._idle_since_seconds = clock.now_seconds()
+        idle = partial(self._count, "dispatcher_idle_model_byte_seconds_total", ())
+        self._idle = IdleMemory(clock, fleet, idle)
         self._refresh()
 
     # ── counting ──
@@ -117,18 +115,21 @@ class Collector(Registrable):
             case Completed():
                 self._completed(event)
             case Leased(what="granted" | "ended"):
-                self._leased(event)
+                self._idle.leased(event)
             case Turned():
                 if event.what == "provider" and event.after == "failing":
                     self._erred("engine_unreachable")
-                self._integrate_idle()
+                self._idle.look()
             case Relayed():
                 self._relay(event)
+            case Cached(hit=hit):
+                self._count("dispatcher_cache_hits_total" if hit else "dispatcher_cache_misses_total", ())
             case Acted():
                 self._acted(event)
-                self._integrate_idle()
+                self._idle.look()
             case Sampled():
                 self._sampled(event)
+                self._idle.look()
             case Reloaded(ok=ok):
                 self._reload_ok = float(ok)
                 if not ok:
@@ -162,8 +163,9 @@ class Collector(Registrable):
 
     def _completed(self, event: Completed) -> None:
         model, timings = (self._model(event.model),), event.timings
-        self._relayed.pop(event.decision_id, None)
         self._count("ollama_requests_total", (*model, _closed(event.status, STATUS)))
+        if event.relayed and event.place is None and event.status == "ok":
+            return  # from the cache, or from outside: nothing of it is a model's of ours
         timed = 0 < event.duration_seconds <= MAX_TIMED_SECONDS
         if timed:
             self._observe("ollama_request_duration_seconds", model, event.duration_seconds)
@@ -171,23 +173,29 @@ class Collector(Registrable):
             error_ratio = abs(event.predicted_seconds - event.duration_seconds) / event.duration_seconds
             self._observe("dispatcher_predicted_error_ratio", (), error_ratio)
         eval_seconds, prompt_seconds = self._tokens(event, model)
-        if timings is None:
-            return
-        self._observe("ollama_load_duration_seconds", model, timings.load_seconds)
-        if timings.total_seconds is not None:
-            first_token_seconds = max(0.0, timings.total_seconds - eval_seconds)
-            self._observe("ollama_time_to_first_token_seconds", model, first_token_seconds)
+        first_token_seconds, wait_seconds = event.first_token_seconds, event.queue_seconds
+        if event.status == "shed" and not wait_seconds:
+            wait_seconds = None  # sent away at once: it did not wait for no time
+        if timings is not None:
+            self._observe("ollama_load_duration_seconds", model, timings.load_seconds)
+        if timings is not None and timings.total_seconds is not None:
+            before_seconds = max(0.0, timings.total_seconds - eval_seconds)
+            if first_token_seconds is None:
+                first_token_seconds = before_seconds
             if timings.load_seconds is not None:  # rule 1
-                wait_seconds = first_token_seconds - timings.load_seconds - prompt_seconds
-                self._observe("ollama_queue_wait_seconds", model, max(0.0, wait_seconds))
+                in_engine_seconds = max(0.0, before_seconds - timings.load_seconds - prompt_seconds)
+                wait_seconds = in_engine_seconds + (wait_seconds or 0.0)
+        self._observe("ollama_time_to_first_token_seconds", model, first_token_seconds)
+        self._observe("ollama_queue_wait_seconds", model, wait_seconds)
 
     def _tokens(self, event: Completed, model: tuple[str]) -> tuple[float, float]:
-        """Every token is counted. Its seconds are the engine's; where a caller reports tokens and nobody timed the
-        decoding, the whole request's: a speed that is too low misleads less than tokens that took no time. The
-        seconds of decoding and of the prompt, as the engine told them and as far as believed."""
+        """Every token is counted. Its seconds are the engine's; else those after the first token, where the gateway saw
+        it; else, for nobody timed the decoding, the whole request's: a speed that is too low misleads less than tokens
+        that took no time. The seconds of decoding and of the prompt, as the engine told them and as far as believed."""
         timings = event.timings
         told = event.output_tokens if timings is None or timings.output_tokens is None else timings.output_tokens
-        took = timings.eval_seconds if timings is not None else event.duration_seconds
+        seen_seconds = event.duration_seconds - (event.first_token_seconds or 0.0)
+        took = timings.eval_seconds if timings is not None else seen_seconds
         eval_seconds = self._counted("eval", "generated", model, told, took, MAX_TOKENS_PER_SECOND)
         told = event.prompt_tokens if timings is None or timings.prompt_tokens is None else timings.prompt_tokens
         took = timings.prompt_eval_seconds if timings is not None else None
@@ -204,11 +212,8 @@ class Collector(Registrable):
         return seconds
 
     def _relay(self, event: Relayed) -> None:
-        before = self._relayed.get(event.decision_id)
-        self._relayed[event.decision_id] = event.place
-        if len(self._relayed) > RELAYED_REMEMBERED:
-            self._relayed.popitem(last=False)
-        if event.attempt <= 1 or before is None:
+        before = event.before
+        if before is None:
             return
         cause = _closed(event.cause, CAUSE)
         if before.model == event.place.model:
@@ -239,28 +244,14 @@ class Collector(Registrable):
             self._erred(POLL_ERRORS.get(reason, "internal"))
         self._count("dispatcher_ticks_missed_total", (), event.missed_ticks)
 
-    def _leased(self, event: Leased) -> None:
-        """Only the first lease of a place and the end of its last change who is idle."""
-        place = event.lease.place
-        before = self._leases.get(place, 0)
-        after = max(0, before + (1 if event.what == "granted" else -1))
-        self._leases[place] = after
-        if (before == 0) != (after == 0):
-            self._integrate_idle()
-
-    def _integrate_idle(self) -> None:
-        """What was idle until now was so since the last look; who is idle is asked anew."""
-        now_seconds = self._clock.now_seconds()
-        held = self._idle_bytes * (now_seconds - self._idle_since_seconds)
-        self._count("dispatcher_idle_model_byte_seconds_total", (), held)
-        self._idle_bytes, self._idle_since_seconds = gauges.idle_bytes(self._fleet()), now_seconds
-
     def _count(self, name: str, labels: tuple[str, ...], by: float = 1.0) -> None:
         if 0 <= by <= MAX_COUNTED:  # a counter that fell would look like a restart
             counts = self._counts[name]
             counts[labels] = counts.get(labels, 0.0) + by
 
     def _observe(self, name: str, labels: tuple[str, ...], value: float | None) -> None:
+        if value is None:
+            return
         of_metric = self._histograms[name]
         if (histogram := of_metric.get(labels)) is None:
             histogram = of_metric[labels] = Histogram(_BUCKETS[name])
@@ -309,7 +300,7 @@ class Collector(Registrable):
 
     def collect(self) -> Iterator[Family]:
         self._refresh()
-        self._integrate_idle()
+        self._idle.look()
         settings, fleet, snapshot, profiles = self._settings(), self._fleet(), self._snapshot(), self._profiles()
         process = {PROCESS[key]: value for key, value in self._process().items() if key in PROCESS}
         self._zero_places(fleet)
@@ -318,7 +309,7 @@ class Collector(Registrable):
                 *gauges.fleet_gauges(fleet, settings, profiles),
                 *gauges.model_gauges(fleet, settings, profiles),
                 *gauges.snapshot_gauges(snapshot, fleet, self._clock.now_seconds()),
-                *gauges.queue_gauges(self._queues(), settings),
+                *gauges.queue_gauges(self._queues(), fleet, settings),
                 *((name, (), value) for name, value in process.items()),
                 ("dispatcher_config_last_reload_successful", (), self._reload_ok),
                 ("dispatcher_build_info", (gauges.version_label(self._version),), 1.0),

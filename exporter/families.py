@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric as Family
 
 from exporter.catalogue import Metric
-from exporter.labels import DECIDED_MODEL, FROM, MODEL, NO_MODEL, OUTCOME, PLACE, TO
+from exporter.labels import DECIDED_MODEL, FROM, MODEL, NO_MODEL, OTHER, OUTCOME, PLACE, STATUS, TO
 
 MAX_OBSERVED = 1e9  # seconds or a ratio; more is a report that is wrong, and would drown every other in the sum
 
@@ -49,6 +49,8 @@ def label_sets(metric: Metric, models: tuple[str, ...]) -> Iterable[tuple[str, .
     for label in (MODEL, FROM, TO):
         if label in metric.labels:
             words[label.name] = models
+    if STATUS in metric.labels:  # a request that came to no model is nothing unusual
+        words[MODEL.name] = (*models, OTHER)
     if DECIDED_MODEL in metric.labels:  # the outcome `none`, and only it, goes with no model
         named = tuple(outcome for outcome in OUTCOME.values or () if outcome != "none")
         yield from product(models, words["task"], words["complexity"], named)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
+from dispatcher.vocabulary.fleet import FleetView, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
+from dispatcher.vocabulary.queue import Line
+from dispatcher.vocabulary.request import Priority
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.signal import (
     HOST_SIGNALS,
@@ -20,7 +22,6 @@ from dispatcher.vocabulary.signal import (
 from exporter.labels import OTHER
 
 Value = tuple[str, tuple[str, ...], float]  # metric, label values in the catalogue's order, value
-Queues = Mapping[tuple[Place, str], tuple[int, int]]  # (place, priority) → waiting, limit
 
 _SERVING = frozenset({PlaceState.READY, PlaceState.DRAINING})
 _RUNNING = _SERVING | {PlaceState.STARTING}
@@ -114,21 +115,21 @@ def _not_there(reading: Reading[float]) -> bool:
     return reading.value is None and reading.unknown not in contradicted
 
 
-def queue_gauges(queues: Queues, settings: Settings) -> Iterator[Value]:
-    models = {model.name for model in settings.models}
-    for (place, priority), (waiting, limit) in queues.items():
-        if place.model in models:
+def queue_gauges(lines: Sequence[Line], fleet: FleetView, settings: Settings) -> Iterator[Value]:
+    """Where nobody has been yet, nobody waits."""
+    rules = settings.gateway.queue
+    entries: Mapping[Priority, int] = {
+        "high": rules.high_entries,
+        "normal": rules.normal_entries,
+        "batch": rules.batch_entries,
+    }
+    known = {line.place: line for line in lines}
+    for place in (view.place for view in configured(fleet, settings)):
+        line = known.get(place)
+        for priority, entry_limit in entries.items():
+            waiting, limit = (0, entry_limit) if line is None else (line.waiting[priority], line.limits[priority])
             yield "ollama_queue_depth", (str(place), priority), float(waiting)
             yield "dispatcher_queue_limit", (str(place), priority), float(limit)
-
-
-def idle_bytes(fleet: FleetView) -> int:
-    """Held now by ready places nobody uses."""
-    return sum(view.budget_bytes for view in fleet.places if _idle(view))
-
-
-def _idle(view: PlaceView) -> bool:
-    return view.state is PlaceState.READY and not view.busy and view.leases == 0 and view.in_flight == 0
 
 
 def version_label(version: str) -> str:

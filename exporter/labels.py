@@ -9,6 +9,7 @@ from dispatcher.vocabulary.action import StopCause
 from dispatcher.vocabulary.decision import Rule
 from dispatcher.vocabulary.event import STATUSES
 from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.relay import CAUSES
 from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
 from dispatcher.vocabulary.signal import SIGNALS, UnknownReason
 
@@ -16,24 +17,6 @@ OTHER = "_other"  # a word outside its vocabulary; also a model that is not conf
 NO_MODEL = "_none"  # a decision that named no model
 
 OUTCOMES = ("chosen", "degraded", "fallback", "none")
-CAUSES = (  # why an attempt moved on or was repeated
-    "connect_failed",
-    "not_ready",
-    "start_failed",
-    "load_timeout",
-    "first_token_timeout",
-    "chunk_timeout",
-    "total_timeout",
-    "status_4xx",
-    "status_429",
-    "status_5xx",
-    "server_busy",
-    "context_exceeded",
-    "not_found",
-    "out_of_memory",
-    "stream_died",
-    "breaker_open",
-)
 ERROR_TYPES = (  # the error tree in snake case, and what goes wrong with places
     "prometheus_unreachable",
     "prometheus_refused",

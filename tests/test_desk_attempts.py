@@ -105,3 +105,16 @@ async def test_a_client_that_leaves_gives_a_lease_in_memory_back_too(clock):
         await asyncio.gather(leaving, return_exceptions=True)
 
         assert 0 == house.live_leases()
+
+
+@in_virtual_time
+async def test_the_same_request_once_more_is_a_fallback_also_where_nothing_is_left_out_and_is_wanted_once(clock):
+    house = a_house(clock)
+    async with house.open():
+        await up(house, LLAMA)
+        house.give_back((await house.desk.select(SIMPLE)).lease)
+        wanted = house.tally.profiles(clock.now_seconds()).wanted_per_second[LLAMA.model]
+        house.give_back((await house.desk.select(SIMPLE, again=True)).lease)
+
+        assert ["chosen", "fallback"] == [event.outcome for event in house.decided()]
+        assert wanted == house.tally.profiles(clock.now_seconds()).wanted_per_second[LLAMA.model]

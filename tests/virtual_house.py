@@ -15,7 +15,7 @@ from dispatcher.errors import HistoryUnavailable
 from dispatcher.lifecycle.controller import Controller
 from dispatcher.vocabulary.decision import Selected
 from dispatcher.vocabulary.event import Acted, Decided, Erred, Event, Leased, Turned
-from dispatcher.vocabulary.fleet import Lease, Place, PlaceState, PlaceView
+from dispatcher.vocabulary.fleet import NOT_BREAKING, Breaking, Lease, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import GIB, LifecycleSettings, Settings
 from dispatcher.vocabulary.signal import HOST, Freshness, Reading, Snapshot
@@ -38,6 +38,7 @@ class House:
     snapshot: Callable[[], Snapshot] | None = None
     jitter_ratio: float = 1.0
     in_flight: dict[Place, int] = field(default_factory=dict)
+    breaker: Callable[[Place], Breaking] = lambda place: NOT_BREAKING
     events: list[Event] = field(default_factory=list)
     recorded: list[Lease] = field(default_factory=list)
     disk_full: bool = False
@@ -69,6 +70,7 @@ class House:
             profiles=lambda: self.tally.profiles(self.clock.now_seconds()),
             emit=self.emit,
             in_flight=lambda place: self.in_flight.get(place, 0),
+            breaker=lambda place: self.breaker(place),
             jitter=lambda: self.jitter_ratio,
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dispatcher.control.window import WINDOW_SAMPLES, weight
-from dispatcher.vocabulary.event import Completed
+from dispatcher.vocabulary.event import Completed, Failed
 from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.profile import Record
 
@@ -20,6 +20,7 @@ MAX_SECONDS = 7 * 86400.0  # of one request; more is a report that is wrong
 MAX_TOKENS = 10_000_000
 MAX_QUALITY = 10.0
 TELLING = ("ok", "error", "timeout")  # what a caller, we or the queue broke off says nothing of a model
+OF_TIME = ("silent", "stalled")  # causes of a failed attempt that say how long it took, at least
 Key = tuple[str, str, str, Place | None]  # model, task, agent, place
 Weighted = tuple[float, float]  # value, weight
 
@@ -31,11 +32,11 @@ class _End:
     at_seconds: float
     ok: bool
     seconds: float | None
-    first_token_seconds: float | None
-    tokens_per_second: float | None
-    output_tokens: int | None
-    busy_seconds: float | None
-    quality: float | None
+    first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
+    output_tokens: int | None = None
+    busy_seconds: float | None = None
+    quality: float | None = None
 
 
 class Records:
@@ -48,8 +49,19 @@ class Records:
         """A timed-out call counts as at least its timeout."""
         if event.status not in TELLING:
             return
-        key = (event.model, event.task, event.agent, event.place)
-        self._ends.setdefault(key, deque(maxlen=WINDOW_SAMPLES)).append(_end(event))
+        self._add((event.model, event.task, event.agent, event.place), _end(event))
+
+    def add_failed(self, event: Failed) -> None:
+        """An attempt of the gateway's, which may have been rescued elsewhere."""
+        seconds = _within(event.seconds, MAX_SECONDS) if event.cause in OF_TIME else None
+        failed = _End(at_seconds=event.at_seconds, ok=False, seconds=seconds)
+        self._add((event.place.model, event.task, event.agent, event.place), failed)
+
+    def _add(self, key: Key, end: _End) -> None:
+        ends = self._ends.get(key)
+        if ends is None:
+            ends = self._ends[key] = deque(maxlen=WINDOW_SAMPLES)
+        ends.append(end)
         self._ends.move_to_end(key)
         if len(self._ends) > MAX_KEYS:
             self._ends.popitem(last=False)
@@ -63,18 +75,23 @@ class Records:
 
 
 def _end(event: Completed) -> _End:
-    """first token = the engine's total less its decoding; busy = load, prompt and decoding, without the waiting, or
-    the whole request where the engine's durations are not known."""
+    """first token: as the gateway saw it, else the engine's total less its decoding; busy = load, prompt and decoding,
+    without the waiting, or the whole request where the engine's durations are not known."""
     timings = event.timings
     seconds = _within(event.duration_seconds, MAX_SECONDS) if event.status in ("ok", "timeout") else None
     told = event.output_tokens if timings is None or timings.output_tokens is None else timings.output_tokens
     tokens = told if told is not None and 0 < told <= MAX_TOKENS else None
-    first = rate = None
-    busy = seconds
+    first = _within(event.first_token_seconds, MAX_SECONDS)
+    busy, decoding = seconds, None
     if timings is not None and (decoding := _within(timings.eval_seconds, MAX_SECONDS)) is not None:
         busy = decoding + (timings.load_seconds or 0.0) + (timings.prompt_eval_seconds or 0.0)
-        first = None if timings.total_seconds is None else _within(timings.total_seconds - decoding, MAX_SECONDS)
-        rate = (tokens - 1) / decoding if tokens is not None and tokens > 1 else None  # the first is the prompt's
+        if first is None and timings.total_seconds is not None:
+            first = _within(timings.total_seconds - decoding, MAX_SECONDS)
+    elif timings is None and seconds is not None and first is not None:
+        decoding = _within(seconds - first, MAX_SECONDS)
+    rate = None
+    if decoding is not None and tokens is not None and tokens > 1:
+        rate = (tokens - 1) / decoding  # the first is the prompt's
     counted = event.status == "ok" and tokens is not None and _within(busy, MAX_SECONDS) is not None
     return _End(
         at_seconds=event.at_seconds,

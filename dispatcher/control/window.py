@@ -46,6 +46,9 @@ class Window:
         self._lowest, self._highest = lowest, highest
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW_SAMPLES)
 
+    def __len__(self) -> int:
+        return len(self._samples)
+
     def takes(self, value: float) -> bool:
         return self._lowest <= value <= self._highest
 

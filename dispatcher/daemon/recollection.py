@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from heapq import merge
 
 from dispatcher.control.tally import Tally
 from dispatcher.daemon.slow_jobs import SlowJobs, simulated
 from dispatcher.errors import HistoryUnavailable
 from dispatcher.history.store import Store
 from dispatcher.lifecycle.controller import Controller
+from dispatcher.vocabulary.event import Completed, Failed
 
 WARM_UP_ROWS = 20_000
 
@@ -77,8 +79,10 @@ class Recollection:
                 return
             if self._rehearsing or not simulated(acted.action.place):
                 self._tally.on_event(acted, acted.at_seconds)
-        for completed in self._store.recent_completed(WARM_UP_ROWS):
+        completed, failed = self._store.recent_completed(WARM_UP_ROWS), self._store.recent_failed(WARM_UP_ROWS)
+        ends: Iterable[Completed | Failed] = merge(completed, failed, key=lambda one: one.at_seconds)
+        for ended in ends:
             if self._enough:
                 return
-            if self._rehearsing or completed.place is None or not simulated(completed.place):
-                self._tally.on_event(completed, completed.at_seconds)
+            if self._rehearsing or ended.place is None or not simulated(ended.place):
+                self._tally.on_event(ended, ended.at_seconds)

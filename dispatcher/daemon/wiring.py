@@ -81,6 +81,7 @@ class Rooms:
             snapshot=self.snapshot,
             profiles=self.profiles,
             emit=self.stream.emit,
+            in_flight=lambda place: self.gateway.draining(place),  # the others have leases
             breaker=lambda place: self.gateway.breakers.seen(place),
         )
         self.desk = Desk(
@@ -117,6 +118,7 @@ class Rooms:
             profiles=self.profiles,
             settings=self.current,
             process=self._process,
+            queues=self.gateway.lines,
             clock=self.clock,
             version=VERSION,
         )

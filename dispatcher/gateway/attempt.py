@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from dispatcher.clock import Clock
 from dispatcher.gateway.answering import Answering
+from dispatcher.gateway.patience import Patience
 from dispatcher.gateway.upstream import BROKEN, ClientResponse, Failed, Upstreams
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.relay import Cause, Endpoint, Headers
@@ -41,13 +42,15 @@ class Limits:
 class Ended:
     """How an attempt ended; filled in as it goes on, so that one that is cancelled is known too.
 
-    cause None: whole. words: of a failure, for a person. status, refusal: the model server's own, of an answer that is
-    no 200. body: of a whole answer, and of a stream where it is to be kept.
+    cause None: whole. words: of a failure, for a person. said: the model server's own, which may be the prompt's: for
+    its own client and nobody else. status, refusal: of an answer that is no 200. body: of a whole answer, and of a
+    stream where it is to be kept.
     """
 
     began_seconds: float
     cause: Cause | None = None
     words: str = ""
+    said: str | None = None
     status: int | None = None
     refusal: bytes = b""
     content_type: bytes = b"application/json"
@@ -58,6 +61,11 @@ class Ended:
     longest_pause_seconds: float = 0.0
     seconds: float = 0.0
     kept: list[bytes] = field(default_factory=list)
+
+    @property
+    def in_full(self) -> str:
+        """For its own client."""
+        return f"{self.words}: {self.said}" if self.said else self.words
 
 
 class Attempt:
@@ -79,6 +87,7 @@ class Attempt:
         self._endpoint = endpoint
         self._limits = limits
         self._nothing_asked = nothing_asked
+        self._writing = False  # waits for its reader
         self.ended = Ended(began_seconds=clock.now_seconds())
 
     async def run(
@@ -88,21 +97,25 @@ class Attempt:
         ended, limits, loop = self.ended, self._limits, asyncio.get_running_loop()
         path = self._endpoint.path
         first = limits.first_token_seconds if stream else max(limits.first_token_seconds, limits.total_seconds)
-        self._total_at = loop.time() + limits.total_seconds + limits.first_token_seconds
+        self._total_at = loop.time() + limits.total_seconds
         try:
-            async with asyncio.timeout_at(loop.time() + first) as self._timer:
-                async with self._upstreams.post(origin, path, body, limits.connect_seconds, key) as response:
-                    ended.status = response.status
-                    if response.status != 200:
-                        await self._refused(response)
-                    elif stream:
-                        await self._stream(response, headers, keep_bytes)
-                    else:
-                        await self._whole(response)
+            async with (
+                Patience(loop.time() + first) as self._timer,
+                self._upstreams.post(origin, path, body, limits.connect_seconds, key) as response,
+            ):
+                ended.status = response.status
+                if response.status != 200:
+                    await self._refused(response)
+                elif stream:
+                    await self._stream(response, headers, keep_bytes)
+                else:
+                    await self._whole(response)
         except TimeoutError:
             began = self._answering.begun
             ended.cause = "stalled" if began or (ended.status == 200 and not stream) else "silent"
             ended.words = f"nothing came for {self._patience_seconds(first):.3g} s"
+            if self._writing:
+                ended.cause, ended.words = "too_long", "it was read too slowly to end in time"
         except Failed as failed:
             late = self._answering.begun or ended.status is not None
             ended.cause = "truncated" if late and failed.cause == "reset" else failed.cause
@@ -121,7 +134,7 @@ class Attempt:
         ended.content_type = _content_type(response)
         ended.retry_after = response.headers.get("Retry-After")
         ended.cause = relayed.refusal(response.status, ended.refusal)
-        ended.words = f"it said {response.status}: {error_text(ended.refusal) or 'and no more'}"
+        ended.words, ended.said = f"it said {response.status}", error_text(ended.refusal)
 
     async def _whole(self, response: ClientResponse) -> None:
         """The first byte of an answer that is not streamed is the answer."""
@@ -134,7 +147,7 @@ class Attempt:
         ended.content_type = _content_type(response)
         ended.cause = relayed.whole(self._endpoint, body, nothing_asked=self._nothing_asked)
         if ended.cause is not None:
-            ended.words = error_text(body) or _FAILURES.get(ended.cause, ended.cause)
+            ended.words, ended.said = _FAILURES.get(ended.cause, ended.cause), error_text(body)
             return
         ended.body = body
         ended.timings = relayed.timings(self._endpoint.surface, body)
@@ -159,12 +172,12 @@ class Attempt:
                     await answering.begin(ended.content_type, headers)
                 elif now - last_at > ended.longest_pause_seconds:
                     ended.longest_pause_seconds = now - last_at
-                last_at = now
                 piece, held = _whole_lines(held, watch.unended_bytes)
                 keep_bytes = self._keep(piece, keep_bytes)
-                await answering.write(piece)
+                await self._pass_on(piece)
+                last_at = loop.time()
                 pause = AFTER_END_SECONDS if watch.ended else self._limits.between_seconds
-                self._timer.reschedule(min(loop.time() + pause, self._total_at))
+                self._timer.reschedule(min(last_at + pause, self._total_at))
         except BROKEN:
             if not watch.ended:
                 raise
@@ -174,14 +187,19 @@ class Attempt:
         await self._last_of(watch, held, headers, keep_bytes)
         self._judge(watch)
 
+    async def _pass_on(self, piece: bytes) -> None:
+        """How long its reader takes is no matter of the place, within the time that the whole may take."""
+        self._timer.reschedule(self._total_at)
+        self._writing = True
+        await self._answering.write(piece)
+        self._writing = False
+
     async def _last_of(self, watch: relayed.Watch, held: list[bytes], headers: Headers, keep_bytes: int) -> None:
-        """What is held when no more comes: the end of an answer, or what it says of its own failure. Of a stream that
-        is cut, the beginning of a line is no use to anybody, and an end that proves nothing would mislead."""
+        """What is held when no more comes is the end of an answer, or nothing that goes out: the beginning of a line
+        that is cut, or the piece that shows a failure (a false end in it would make a cut answer look whole)."""
         watch.end()
         rest = b"".join(held)
-        if watch.told:
-            rest = relayed.up_to_failure(self._endpoint.surface, rest)
-        if not rest or not (watch.ended or (watch.told and self._answering.begun)):
+        if not (rest and watch.ended):
             return
         if not self._answering.begun:
             self.ended.first_token_seconds = self._clock.now_seconds() - self.ended.began_seconds
@@ -205,9 +223,9 @@ class Attempt:
             ended.body = b"".join(ended.kept) if ended.kept else None
             return
         ended.cause = watch.failed
-        ended.words = (
-            f"its stream told of a failure: {watch.words}" if watch.words else _FAILURES.get(watch.failed, watch.failed)
-        )
+        ended.words, ended.said = _FAILURES.get(watch.failed, watch.failed), watch.words
+        if ended.said:
+            ended.words = "its stream told of a failure"
 
 
 def _whole_lines(held: list[bytes], unended_bytes: int) -> tuple[bytes, list[bytes]]:

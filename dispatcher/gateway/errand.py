@@ -15,6 +15,7 @@ from dispatcher.wire.surface import Told
 
 OF_TIME: tuple[Cause, ...] = ("silent", "stalled")
 AS_SAID: tuple[Cause, ...] = ("caller_error", "wrong_option", "context_exceeded", "not_found", "rate_limited")
+OUTSIDE = "last-resort"
 MAX_TOLD = 8  # failed attempts and full queues, in the words of one refusal
 
 
@@ -66,18 +67,20 @@ class Errand:
     queue_seconds: float = 0.0  # waited for a slot, in all
     moved_from: Place | None = None  # where the last attempt failed, and of what
     moved_for: Cause | None = None
+    answered_by: Place | None = None  # whose whole answer came; an attempt still under way elsewhere is in vain
     outside: bool = False  # the last resort answered
+    kept_model: str | None = None  # whose answer it was given from the cache
     story: list[str] = field(default_factory=list)
 
     def tells(self, where: Place, why: str) -> None:
         if len(self.story) < MAX_TOLD:
             self.story.append(f"{where}: {why}")
 
-    def gives_up_on(self, place: Place, cause: Cause, why: str) -> None:
-        """For this request; the next choice is made without it."""
+    def gives_up_on(self, place: Place, cause: Cause, why: str, in_full: str | None = None) -> None:
+        """For this request; the next choice is made without it. in_full: for its client; why: for everybody."""
         self.lost[place] = f"{cause}: {why}"
         self.moved_from, self.moved_for = place, cause
-        self.tells(place, why)
+        self.tells(place, why if in_full is None else in_full)
 
     @property
     def request(self) -> Request | None:
@@ -108,20 +111,21 @@ class Errand:
         """Of an answer of the last resort."""
         return [
             *self.headers()[:2],
-            (b"x-dispatcher-model", _in_header(f"last-resort:{model or 'its own'}")),
+            (b"x-dispatcher-model", _in_header(f"{OUTSIDE}:{model or 'its own'}")),
             (b"x-dispatcher-attempts", str(self.attempts).encode()),
         ]
 
     def completed(self, status: Status, now_seconds: float) -> Completed:
-        """The one event of its end."""
-        request, given, ended = self.request, self.given, self.ended
+        """The one event of its end. What was answered from outside, or from the cache, is no place's doing."""
+        request, given, ended = self.request, None if self.outside else self.given, self.ended
+        model = OUTSIDE if self.outside else self.kept_model or self.told.asked.model
         timings = None if ended is None or status != "ok" else ended.timings
         durations = timings is not None and timings.total_seconds is not None
         prediction = None if given is None else given.prediction
         return Completed(
             at_seconds=now_seconds,
             decision_id="" if self.decision is None else self.decision.id,
-            model=self.told.asked.model if given is None else given.place.model,
+            model=model if given is None else given.place.model,
             place=None if given is None else given.place,
             task="general" if request is None else request.task,
             agent=self.told.asked.agent,
@@ -135,6 +139,7 @@ class Errand:
             timings=timings if durations else None,
             first_token_seconds=None if ended is None else ended.first_token_seconds,
             queue_seconds=self.queue_seconds,
+            relayed=True,
         )
 
 

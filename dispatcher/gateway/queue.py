@@ -122,6 +122,15 @@ class Queues:
         line = self._lines.get(place)
         return 0 if line is None else len(line.running)
 
+    def draining(self, place: Place) -> int:
+        line = self._lines.get(place)
+        return 0 if line is None else len(line.draining)
+
+    def is_free(self, place: Place) -> bool:
+        """Whether somebody who came now would have a slot at once."""
+        line = self._lines.get(place)
+        return self._slots(place) > 0 if line is None else not line.waiting and line.taken < self._slots(place)
+
     def lines(self) -> tuple[Line, ...]:
         """Of the places somebody was at, in their order."""
         return tuple(self._shown(line) for _, line in sorted(self._lines.items(), key=lambda item: item[0]))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from dispatcher.clock import Clock
 from dispatcher.control.deadlines import Deadlines
@@ -20,13 +19,16 @@ from dispatcher.gateway.answering import Answering
 from dispatcher.gateway.attempt import Ended
 from dispatcher.gateway.breakers import Breakers
 from dispatcher.gateway.cache import Cache, Kept
-from dispatcher.gateway.errand import Errand, Given
+from dispatcher.gateway.choosing import Choosing, Select
+from dispatcher.gateway.errand import Errand
 from dispatcher.gateway.gate import Gate
-from dispatcher.gateway.queue import NoSlot, Queues, Slot
+from dispatcher.gateway.hedging import Hedging
+from dispatcher.gateway.proofs import Proofs
+from dispatcher.gateway.queue import NoSlot, Queues
 from dispatcher.gateway.refusing import give_up
 from dispatcher.gateway.trying import Trying
 from dispatcher.gateway.upstream import Upstreams
-from dispatcher.vocabulary.decision import Decision, Selected
+from dispatcher.vocabulary.decision import Decision
 from dispatcher.vocabulary.event import Cached, Event, Status, Turned
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
 from dispatcher.vocabulary.queue import Line
@@ -36,14 +38,7 @@ from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
 
 log = logging.getLogger("dispatcher.gateway")
-LEASE_SECONDS = 900.0  # given back at the end of each attempt; this is for one that never ends
-PATIENCE_SECONDS = 2.0  # before a request looks whether it would be served elsewhere, at least
-
-
-class Select(Protocol):
-    """Desk.select."""
-
-    async def __call__(self, asked: Asked, *, without: Mapping[Place, str], durable: bool) -> Selected: ...
+LOOKS_APART = 1.5  # times the interval, at most: a look may be late
 
 
 class Gateway:
@@ -61,23 +56,42 @@ class Gateway:
         emit: Callable[[Event], None],
         jitter: Callable[[], float],
     ) -> None:
-        self._select, self._recommend, self._end_lease = select, recommend, end_lease
+        self._recommend, self._end_lease = recommend, end_lease
         self._fleet, self._settings, self._clock, self._emit = fleet, settings, clock, emit
         self._upstreams = Upstreams()
         self._cache = Cache(settings=settings, clock=clock)
         self._gate = Gate(settings=settings, clock=clock)
         self._queues = Queues(settings=settings, clock=clock, slots=self._slots, idle_since=self._idle_since)
         self.breakers = Breakers(settings=settings, clock=clock, emit=self._on_breaker)
+        proofs = Proofs()
+        self._choosing = Choosing(
+            select=select,
+            recommend=recommend,
+            end_lease=end_lease,
+            fleet=fleet,
+            queues=self._queues,
+            breakers=self.breakers,
+            proofs=proofs,
+            settings=settings,
+            clock=clock,
+        )
         self._trying = Trying(
             upstreams=self._upstreams,
             deadlines=Deadlines(),
             breakers=self.breakers,
+            proofs=proofs,
             expel=self._queues.expel,
-            elsewhere=self._ready_elsewhere,
+            elsewhere=self._choosing.ready_elsewhere,
             settings=settings,
             clock=clock,
             emit=emit,
             jitter=jitter,
+        )
+        self._hedging = Hedging(
+            trying=self._trying,
+            elsewhere=self._choosing.beside,
+            end_lease=end_lease,
+            most=lambda: settings().gateway.retries.attempts,
         )
 
     # --- one request ---------------------------------------------------------------------------------------------
@@ -134,11 +148,11 @@ class Gateway:
         asked, settings = told.asked, self._settings()
         chain = [model.name for model in settings.models]
         name = asked.model
-        if name == surface.AUTO and told.endpoint.kind == "embed":
-            name = settings.gateway.embedding_model or chain[0]
-        else:
+        if name != surface.AUTO:
             name = surface.same_model(name, chain) or name
-        return replace(told, asked=replace(asked, model=name, wait_seconds=settings.lifecycle.load_timeout_seconds))
+        elif told.endpoint.kind == "embed":
+            name = settings.gateway.embedding_model or chain[0]
+        return told if name == asked.model else replace(told, asked=replace(asked, model=name))
 
     async def _answered(self, errand: Errand) -> Status:
         key = self._cache_key(errand)
@@ -148,6 +162,7 @@ class Gateway:
                 Cached(at_seconds=self._clock.now_seconds(), model=errand.told.asked.model, hit=kept is not None)
             )
             if kept is not None:
+                errand.kept_model = kept.model
                 content_type = kept.content_type.encode("latin-1")
                 await errand.answering.whole(200, kept.body, content_type, errand.headers_of_kept(kept.model))
                 return "ok"
@@ -179,22 +194,23 @@ class Gateway:
         """Until one answers, or content began, or nothing is left to try."""
         rules = self._settings().gateway
         while errand.attempts < rules.retries.attempts:
-            given = await self._given(errand)
+            given = await self._choosing.given(errand)
             if given is None:
                 break
             try:
-                slot = await self._slot(errand, given)
+                slot = await self._choosing.slot(errand, given)
                 if slot is None:
                     continue
-                ended = await self._trying.attempt(errand, given, slot, cached=key is not None)
+                ended = await self._hedging.attempt(errand, given, slot, cached=key is not None)
             finally:
                 self._end_lease(given.lease.id)
             if ended.cause is None:
+                await self._trying.deliver(errand, ended, cached=key is not None)
                 self._keep(key, errand, ended)
                 return "ok"
             if errand.answering.begun:
                 await errand.answering.fail(
-                    "upstream_failed", f"the answer of {given.place.model} was cut: {ended.words}", []
+                    "upstream_failed", f"the answer of {given.place.model} was cut: {ended.in_full}", []
                 )
                 return "timeout" if ended.cause == "stalled" else "error"
             if not await self._trying.goes_on(errand, given, ended.cause):
@@ -202,94 +218,6 @@ class Gateway:
         if await self._trying.last_resort(errand):
             return "ok"
         return await give_up(errand)
-
-    # --- deciding ------------------------------------------------------------------------------------------------
-
-    async def _given(self, errand: Errand) -> Given | None:
-        """A place that is ready, and a lease on it; None when nothing is left. A named model comes first; the chain is
-        its fallback, unless the caller said otherwise."""
-        while True:
-            selected = await self._select(self._asked(errand), without=errand.lost, durable=False)
-            lease, origin = selected.lease, selected.endpoint
-            if lease is not None and selected.state is PlaceState.READY and origin is not None:
-                errand.decision = selected.decision
-                errand.given = Given(selected=selected, lease=lease, origin=origin.rstrip("/"))
-                return errand.given
-            errand.refused = selected.decision
-            if lease is not None:
-                self._end_lease(lease.id)
-                errand.gives_up_on(lease.place, "not_ready", "it did not become ready in time")
-            elif errand.named is None or not errand.told.fallback or not self._is_known(errand.named):
-                return None
-            else:
-                errand.named = None
-
-    def _asked(self, errand: Errand) -> Asked:
-        """As it was asked, less the time that has passed, and without a name that nothing is left of."""
-        places = [view.place for view in self._fleet().places if view.place.model == errand.named]
-        if errand.told.fallback and places and all(place in errand.lost for place in places):
-            errand.named = None
-        left = None if errand.until_seconds is None else max(0.001, errand.until_seconds - self._clock.now_seconds())
-        model = surface.AUTO if errand.named is None else errand.named
-        return replace(errand.told.asked, model=model, deadline_seconds=left, lease_seconds=LEASE_SECONDS)
-
-    def _is_known(self, model: str) -> bool:
-        return any(known.name == model for known in self._settings().models)
-
-    # --- waiting for a turn --------------------------------------------------------------------------------------
-
-    async def _slot(self, errand: Errand, given: Given) -> Slot | None:
-        """Its turn at the place; None when it is to look elsewhere."""
-        slot = self._queues.take(given.place, expected_seconds=given.work_seconds)
-        if slot is not None:
-            return slot
-        began = self._clock.now_seconds()
-        prediction = given.prediction
-        wait_seconds = 0.0 if prediction is None else prediction.wait_seconds
-        try:
-            return await self._queues.enter(
-                given.place,
-                errand.told.asked.priority,
-                until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
-                size_bytes=len(errand.arrived.body),
-                expected_seconds=given.work_seconds,
-                patience_seconds=max(PATIENCE_SECONDS, 2 * (wait_seconds + given.work_seconds)),
-                elsewhere=lambda: self._free_elsewhere(errand, given),
-                may_move=errand.told.fallback,
-            )
-        except NoSlot as full:
-            errand.gives_up_on(given.place, "no_slot", full.words)
-            errand.queue_retry_seconds = full.retry_after_seconds
-            return None
-        finally:
-            errand.queue_seconds += self._clock.now_seconds() - began
-
-    def _free_elsewhere(self, errand: Errand, given: Given) -> bool:
-        """Whether another place would serve it at once."""
-        if not errand.told.fallback:
-            return False
-        return any(
-            other.state is PlaceState.READY
-            and other.place not in errand.lost
-            and self.breakers.seen(other.place).state == "closed"
-            and self._queues.running(other.place) < self._slots(other.place)
-            for other in given.decision.fallbacks
-        )
-
-    def _ready_elsewhere(self, errand: Errand, given: Given) -> bool:
-        """Whether another place is ready and has not failed this request. What was decided for a model by its name
-        knows of no other."""
-        others = list(given.decision.fallbacks)
-        if errand.named is not None:
-            decision = self._recommend(replace(self._asked(errand), model=surface.AUTO))
-            others = [*decision.fallbacks] if decision.chosen is None else [decision.chosen, *decision.fallbacks]
-        return any(
-            other.state is PlaceState.READY
-            and other.place != given.place
-            and other.place not in errand.lost
-            and not self.breakers.is_open(other.place)
-            for other in others
-        )
 
     # --- the cache -----------------------------------------------------------------------------------------------
 
@@ -319,10 +247,15 @@ class Gateway:
     # --- what others see -----------------------------------------------------------------------------------------
 
     def lines(self) -> tuple[Line, ...]:
+        self._queues.forget({view.place for view in self._fleet().places})
         return self._queues.lines()
 
     def running(self, place: Place) -> int:
         return self._queues.running(place)
+
+    def draining(self, place: Place) -> int:
+        """Slots of requests that are gone, whose prompts the engine may still work on."""
+        return self._queues.draining(place)
 
     @property
     def cache_bytes(self) -> int:
@@ -336,15 +269,16 @@ class Gateway:
         return self._settings().lifecycle.num_parallel
 
     def _idle_since(self, place: Place, at_seconds: float) -> bool:
-        """Whether its engine was seen idle after that moment."""
-        view = self._fleet().find(place)
+        """Whether its engine was seen idle at a look that began after that moment: what it did before is no matter."""
+        view, rules = self._fleet().find(place), self._settings().lifecycle
         if view is None or view.state is not PlaceState.READY:
             return True
         reading = view.cpu_cores
         return (
             reading.value is not None
-            and reading.at_seconds > at_seconds
-            and reading.value <= self._settings().lifecycle.busy_cores
+            and reading.source == "docker"  # the difference of two looks; others are rates over a minute
+            and reading.at_seconds - LOOKS_APART * rules.reconcile_interval_seconds > at_seconds
+            and reading.value <= rules.busy_cores
         )
 
     def _on_breaker(self, event: Turned) -> None:

@@ -13,6 +13,7 @@ from dispatcher.control.retry import HANDLING, delay_seconds
 from dispatcher.gateway.attempt import Attempt, Ended, Limits
 from dispatcher.gateway.breakers import Breakers
 from dispatcher.gateway.errand import Errand, Given
+from dispatcher.gateway.proofs import Proofs
 from dispatcher.gateway.queue import Slot
 from dispatcher.gateway.upstream import Upstreams
 from dispatcher.vocabulary.event import Event, Failed, Relayed
@@ -35,6 +36,7 @@ class Trying:
         upstreams: Upstreams,
         deadlines: Deadlines,
         breakers: Breakers,
+        proofs: Proofs,
         expel: Callable[[Place, str], None],
         elsewhere: Callable[[Errand, Given], bool],
         settings: Callable[[], Settings],
@@ -45,11 +47,13 @@ class Trying:
         self._upstreams, self._deadlines, self._breakers = upstreams, deadlines, breakers
         self._expel, self._elsewhere, self._settings = expel, elsewhere, settings
         self._clock, self._emit, self._jitter = clock, emit, jitter
+        self.proofs = proofs
+        self._shown = Deadlines()  # of first tokens that came only: how long a place in doubt is waited for
 
     async def attempt(self, errand: Errand, given: Given, slot: Slot, *, cached: bool) -> Ended:
         """cached: its answer is to be kept. The slot is given back, whatever happens."""
         errand.attempts += 1
-        place, limits = given.place, self._limits(given)
+        place, limits = given.place, self._limits(errand, given)
         attempt = Attempt(
             self._upstreams,
             self._clock,
@@ -62,11 +66,10 @@ class Trying:
         drains_until: float | None = None
         try:
             self._goes(errand, given, limits)
-            headers = errand.headers(cache="miss" if cached else None)
             ended = await attempt.run(
                 given.origin,
                 surface.addressed(errand.told, place.model, given.lease.num_ctx),
-                headers,
+                errand.headers(cache="miss" if cached else None),
                 stream=errand.told.stream,
                 keep_bytes=self._settings().gateway.cache.size_bytes // KEPT_SHARE if cached else 0,
             )
@@ -77,10 +80,12 @@ class Trying:
             raise
         finally:
             slot.release(drains_until)
-        self._learn(given, ended)
-        if ended.cause is None:
-            await self._deliver(errand, ended, headers)
+        self._learn(errand, given, ended)
         return ended
+
+    async def deliver(self, errand: Errand, ended: Ended, *, cached: bool) -> None:
+        """The end of an answer that came whole."""
+        await self._deliver(errand, ended, errand.headers(cache="miss" if cached else None))
 
     async def _deliver(self, errand: Errand, ended: Ended, headers: list[tuple[bytes, bytes]]) -> None:
         if errand.told.stream:
@@ -92,21 +97,22 @@ class Trying:
         """Whether there is another attempt, and where it must not go. Another model that is ready is better than the
         same one again; the same one is better than one that must be loaded first."""
         handling, rules = HANDLING[cause], self._settings().gateway.retries
-        words = errand.ended.words if errand.ended is not None else ""
+        ended = errand.ended
+        words, in_full = ("", "") if ended is None else (f"{cause}, {ended.words}", f"{cause}, {ended.in_full}")
         moves_on = handling.moves_on and errand.told.fallback
         if errand.attempts >= rules.attempts or not (handling.same_again or moves_on):
-            errand.tells(given.place, f"{cause}, {words}")
+            errand.tells(given.place, in_full)
             return False
         better = moves_on and self._elsewhere(errand, given)
         works = not self._breakers.is_open(given.place)
         if handling.same_again and works and not better and self._breakers.may_repeat():
             errand.moved_from, errand.moved_for = given.place, cause
-            errand.tells(given.place, f"{cause}, {words}")
+            errand.tells(given.place, in_full)
             await asyncio.sleep(
                 delay_seconds(errand.attempts, self._jitter(), rules.backoff_seconds, rules.backoff_max_seconds)
             )
             return True
-        errand.gives_up_on(given.place, cause, f"{cause}, {words}")
+        errand.gives_up_on(given.place, cause, words, in_full)
         return moves_on
 
     async def last_resort(self, errand: Errand) -> bool:
@@ -122,7 +128,7 @@ class Trying:
             connect_seconds=min(5.0, rules.timeout_seconds),
             first_token_seconds=rules.timeout_seconds,
             between_seconds=between.between_max_seconds,
-            total_seconds=between.total_seconds,
+            total_seconds=rules.timeout_seconds + between.total_seconds,
             answer_bytes=self._settings().gateway.answer_bytes,
         )
         errand.attempts += 1
@@ -136,7 +142,7 @@ class Trying:
             errand.outside = True
             await self._deliver(errand, ended, headers)
             return True
-        errand.story.append(f"the last resort: {ended.cause}, {ended.words}")
+        errand.story.append(f"the last resort: {ended.cause}, {ended.in_full}")
         return False
 
     # --- before ----------------------------------------------------------------------------------------------------
@@ -155,11 +161,20 @@ class Trying:
             )
         )
 
-    def _limits(self, given: Given) -> Limits:
+    def overdue_seconds(self, given: Given) -> float:
+        """When the first token of a place in doubt is overdue: by what it has shown and by what is predicted. What it
+        failed to answer within is no reason to wait longer for it."""
+        prediction, rules = given.prediction, self._settings().gateway.timeouts
+        first = None if prediction is None else prediction.first_token_seconds
+        return self._shown.first_token_seconds(given.place, first, rules, self._clock.now_seconds())
+
+    def _limits(self, errand: Errand, given: Given) -> Limits:
         rules, now = self._settings().gateway, self._clock.now_seconds()
         prediction = given.prediction
         first = None if prediction is None else prediction.first_token_seconds
         first_token = self._deadlines.first_token_seconds(given.place, first, rules.timeouts, now)
+        if errand.told.fallback and self.proofs.is_doubtful(given) and self._elsewhere(errand, given):
+            first_token = self.overdue_seconds(given)
         return Limits(
             connect_seconds=rules.timeouts.connect_seconds,
             first_token_seconds=first_token,
@@ -170,17 +185,19 @@ class Trying:
 
     # --- afterwards ------------------------------------------------------------------------------------------------
 
-    def _learn(self, given: Given, ended: Ended) -> None:
+    def _learn(self, errand: Errand, given: Given, ended: Ended) -> None:
         """What this attempt says of the place."""
         place, now = given.place, self._clock.now_seconds()
         if ended.cause is None:
             self._breakers.passed(place)
+            self.proofs.answered(place)
             if ended.first_token_seconds is not None:
                 self._deadlines.first(place, ended.first_token_seconds, now)
+                self._shown.first(place, ended.first_token_seconds, now)
             if ended.longest_pause_seconds > 0:
                 self._deadlines.pause(place, ended.longest_pause_seconds, now)
             return
-        if ended.cause == "silent":
+        if ended.cause == "silent" and errand.told.stream:
             self._deadlines.first(place, ended.seconds, now)  # at least that
         self._failed(given, ended)
 
@@ -188,6 +205,7 @@ class Trying:
         assert ended.cause is not None
         place, fails_place = given.place, HANDLING[ended.cause].fails_place
         if fails_place:
+            self.proofs.failed(place)
             self._breakers.failed(place, f"{ended.cause}, {ended.words}")
             self._expel(place, f"{place} is failing: {ended.words}")
         else:
@@ -201,23 +219,30 @@ class Trying:
                 cause=ended.cause,
                 seconds=ended.seconds,
                 fails_place=fails_place,
+                agent=given.decision.request.agent,
             )
         )
 
     def _cancelled(self, errand: Errand, given: Given, ended: Ended) -> float | None:
-        """A client that left is no news of the place, unless it waited longer than anybody should have to. Until when
-        the engine may still work on the prompt; None: it stops at once, as it does in the middle of an answer."""
+        """A client that left, or was answered by another place first, is no news of this one, unless it waited longer
+        than anybody should have to. Until when the engine may still work on the prompt; None: it stops at once, as it
+        does in the middle of an answer."""
         now, prediction = self._clock.now_seconds(), given.prediction
         seconds = now - ended.began_seconds
-        predicted = given.work_seconds
-        if errand.told.stream and prediction is not None:
-            predicted = prediction.first_token_seconds
+        prompt_seconds = given.work_seconds if prediction is None else prediction.first_token_seconds
+        predicted = prompt_seconds if errand.told.stream else given.work_seconds
         if errand.answering.begun:
             self._breakers.says_nothing(given.place)
             return None
+        first = errand.answered_by
+        words = f"{'its client left' if first is None else f'{first} answered'} after {seconds:.1f} s of nothing"
         if seconds > max(1.0, 3 * predicted):
-            words = f"its client left after {seconds:.1f} s of nothing"
             self._failed(given, replace(ended, cause="silent", words=words, seconds=seconds))
         else:
             self._breakers.says_nothing(given.place)
-        return now + min(DRAINS_SECONDS, max(1.0, predicted))
+            if first is None:
+                self.proofs.left(given.place)
+            elif seconds >= self.overdue_seconds(given) and self.proofs.is_doubtful(given):
+                self.proofs.failed(given.place)  # it may be slow only, which is no matter of its breaker; …
+                self._expel(given.place, words)  # … but nobody is to wait for it who need not
+        return now + min(DRAINS_SECONDS, max(1.0, prompt_seconds))  # it generates nothing for nobody, streamed or not

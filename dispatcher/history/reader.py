@@ -16,8 +16,8 @@ import msgspec
 from dispatcher.errors import HistoryUnavailable
 from dispatcher.history.file import Identity, identity, is_broken, open_to_read
 from dispatcher.history.looking_thread import LookingThread, Refusing
-from dispatcher.history.rows import DecisionHead, read_acted, read_completed, read_lease
-from dispatcher.vocabulary.event import Acted, Completed
+from dispatcher.history.rows import DecisionHead, read_acted, read_completed, read_failed, read_lease
+from dispatcher.vocabulary.event import Acted, Completed, Failed
 from dispatcher.vocabulary.fleet import Lease, Place
 
 READ_SECONDS = 5.0
@@ -158,6 +158,11 @@ def recent_completed(connection: sqlite3.Connection, limit: int) -> list[Complet
     """Oldest first, as they would be told again. A row of another shape is passed over."""
     rows = _recent(connection, "completed", limit)
     return _each(lambda row: read_completed(row[1]), rows)
+
+
+def recent_failed(connection: sqlite3.Connection, limit: int) -> list[Failed]:
+    """Oldest first: attempts of the gateway that ended badly."""
+    return _each(lambda row: read_failed(row[1]), _recent(connection, "failed", limit))
 
 
 def recent_acted(connection: sqlite3.Connection, limit: int) -> list[Acted]:

@@ -15,6 +15,7 @@ from dispatcher.vocabulary.event import (
     Completed,
     Decided,
     Event,
+    Failed,
     Leased,
     Relayed,
     Reloaded,
@@ -108,6 +109,11 @@ def read_completed(body: str) -> Completed:
     return msgspec.json.decode(body, type=Completed)
 
 
+def read_failed(body: str) -> Failed:
+    """As read_completed."""
+    return msgspec.json.decode(body, type=Failed)
+
+
 def read_lease(body: str) -> Lease:
     return msgspec.json.decode(body, type=Lease)
 
@@ -167,6 +173,12 @@ def _row(event: Event, encode_decision: EncodeDecision) -> tuple[object, ...]:
             *(at_seconds, "completed", event.decision_id, event.model, server),
             *(event.task, event.agent, event.predicted_seconds, _text(event)),
         )
+    if isinstance(event, Failed):
+        place = event.place
+        return (
+            *(at_seconds, "failed", event.decision_id, place.model, place.server),
+            *(event.task, event.agent, None, _text(event)),
+        )
     kind, decision_id, subject, fields = _small(event)
     model, server = (None, None) if subject is None else (subject.model, subject.server)
     return (at_seconds, kind, decision_id, model, server, None, None, None, _text(fields))
@@ -178,8 +190,8 @@ def _small(event: Event) -> tuple[str, str | None, Place | None, object]:
         case Leased(lease=lease, what=what, cause=cause):
             body: dict[str, Any] = {"what": what, "cause": cause, "lease": lease}
             return "leased", lease.decision_id, lease.place, body
-        case Relayed(decision_id=decision_id, place=place, attempt=attempt, cause=cause):
-            return "relayed", decision_id, place, {"attempt": attempt, "cause": cause}
+        case Relayed(decision_id=decision_id, place=place, attempt=attempt, before=before, cause=cause):
+            return "relayed", decision_id, place, {"attempt": attempt, "before": before, "cause": cause}
         case Acted(action=action):
             return "acted", None, action.place, _acted_body(event)
         case Turned(what=what, subject=subject, before=before, after=after, because=because, place=place):

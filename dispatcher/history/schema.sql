@@ -4,7 +4,7 @@
 CREATE TABLE event (
     id INTEGER PRIMARY KEY,
     at_seconds REAL NOT NULL,
-    kind TEXT NOT NULL, -- decided leased relayed completed acted turned sampled reloaded
+    kind TEXT NOT NULL, -- decided leased relayed failed completed acted turned sampled reloaded
     decision_id TEXT,
     model TEXT, -- of a decision: the chosen one; NULL when none was
     server TEXT, -- with model: the place

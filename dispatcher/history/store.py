@@ -19,7 +19,7 @@ from dispatcher.history import reader, rows
 from dispatcher.history.reader import Reader
 from dispatcher.history.rows import DecisionHead, EncodeDecision
 from dispatcher.history.writer import Write, Writer
-from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Relayed, Sampled
+from dispatcher.vocabulary.event import Acted, Cached, Completed, Decided, Event, Failed, Leased, Relayed, Sampled
 from dispatcher.vocabulary.fleet import Lease
 from dispatcher.vocabulary.settings import HistorySettings
 
@@ -107,7 +107,8 @@ class Store:
     # ── events ──
 
     def append(self, event: Event) -> None:
-        """Never blocks, never raises. Host readings are kept once a minute, a first attempt of a relay not at all."""
+        """Never blocks, never raises. Host readings are kept once a minute; not at all what says nothing that another
+        record does not: the first attempt of a relay, a lease kept in memory only, a look into the cache."""
         if isinstance(event, Decided):
             self._remember_head(event)
         elif isinstance(event, Sampled):
@@ -115,8 +116,11 @@ class Store:
             if last is not None and event.at_seconds - last < SAMPLED_EVERY_SECONDS:
                 return
             self._sampled_at_seconds = event.at_seconds
-        elif isinstance(event, Relayed) and event.attempt <= 1 and not event.cause:
-            return  # says nothing that its Decided and Completed do not
+        elif isinstance(event, Leased):
+            if not event.lease.durable:
+                return
+        elif isinstance(event, Cached) or (isinstance(event, Relayed) and event.attempt <= 1 and not event.cause):
+            return
         self._writer.offer(partial(rows.write_event, event=event, encode_decision=self._encode_decision))
 
     async def flush(self) -> None:
@@ -212,6 +216,10 @@ class Store:
     def recent_completed(self, limit: int) -> list[Completed]:
         """Oldest first, to warm up the tally at start. Raises HistoryUnavailable."""
         return self._reader.now(partial(reader.recent_completed, limit=limit))
+
+    def recent_failed(self, limit: int) -> list[Failed]:
+        """Oldest first, to warm up the tally at start. Raises HistoryUnavailable."""
+        return self._reader.now(partial(reader.recent_failed, limit=limit))
 
     def recent_acted(self, limit: int) -> list[Acted]:
         """Oldest first, to warm up the tally at start. Raises HistoryUnavailable."""

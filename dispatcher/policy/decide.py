@@ -195,6 +195,8 @@ def _backoff_until(refused: list[tuple[Option, Rejection]]) -> float | None:
 
 def _retry_after_seconds(sight: Sight, refused: list[tuple[Option, Rejection]]) -> int:
     """When asking again may help: the soonest lease end, retry or start among the refused; 1..120."""
+    if not refused:
+        return DEFAULT_RETRY_SECONDS
     soonest: list[float] = []
     by_place = {view.place: view for view in sight.world.fleet.places}
     for option, rejection in refused[:MAX_CANDIDATES]:

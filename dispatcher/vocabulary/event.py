@@ -81,8 +81,8 @@ class Completed:
     """One request's end, reported by a caller or seen by the gateway.
 
     duration_seconds: request to last byte. timings: the engine's own durations, where the surface had them.
-    relayed: the gateway's own: one per request, after a Failed for each attempt that ended badly. It is then of the last
-    attempt; with no place, no model server was asked, or none of ours: from the cache, or refused.
+    relayed: the gateway's own: one per request, after a Failed for each attempt that ended badly. It is then of the
+    last attempt; with no place, no model server was asked, or none of ours: from the cache, or refused.
     """
 
     at_seconds: float

@@ -9,12 +9,24 @@ from __future__ import annotations
 from typing import Any
 
 from dispatcher.vocabulary.action import Start
-from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Leased, Relayed, Reloaded, Sampled, Turned
+from dispatcher.vocabulary.event import (
+    Acted,
+    Cached,
+    Completed,
+    Decided,
+    Event,
+    Failed,
+    Leased,
+    Relayed,
+    Reloaded,
+    Sampled,
+    Turned,
+)
 from dispatcher.wire.decision import encode, moment, rounded
 
 
 def event_name(event: Event) -> str:
-    """decided, leased, relayed, completed, acted, turned, sampled, reloaded, …: the SSE event."""
+    """decided, leased, relayed, failed, cached, completed, acted, turned, sampled, reloaded, …: the SSE event."""
     return type(event).__name__.lower()
 
 
@@ -38,8 +50,13 @@ def _told(event: Event) -> dict[str, Any]:
         case Leased(lease=lease, what=what, cause=cause):
             told = {"lease_id": lease.id, "decision_id": lease.decision_id, **_place(lease.place)}
             return {**told, "what": what, "cause": cause, "expires_at": moment(lease.expires_at_seconds)}
-        case Relayed(decision_id=decision_id, place=place, attempt=attempt, cause=cause):
-            return {"decision_id": decision_id, **_place(place), "attempt": attempt, "cause": cause}
+        case Relayed(decision_id=decision_id, place=place, attempt=attempt, before=before, cause=cause):
+            moved = {"before": None if before is None else str(before), "cause": cause}
+            return {"decision_id": decision_id, **_place(place), "attempt": attempt, **moved}
+        case Failed():
+            return _failed(event)
+        case Cached(model=model, hit=hit):
+            return {"model": model, "hit": hit}
         case Completed():
             return _completed(event)
         case Acted():
@@ -79,6 +96,17 @@ def _decided(event: Decided) -> dict[str, Any]:
     }
 
 
+def _failed(event: Failed) -> dict[str, Any]:
+    return {
+        "decision_id": event.decision_id,
+        **_place(event.place),
+        "task": event.task,
+        "cause": event.cause,
+        "seconds": rounded(event.seconds),
+        "fails_place": event.fails_place,
+    }
+
+
 def _completed(event: Completed) -> dict[str, Any]:
     return {
         "decision_id": event.decision_id,
@@ -90,8 +118,15 @@ def _completed(event: Completed) -> dict[str, Any]:
         "prompt_tokens": event.prompt_tokens,
         "output_tokens": event.output_tokens,
         "quality": event.quality,
-        "predicted_seconds": None if event.predicted_seconds is None else rounded(event.predicted_seconds),
+        "predicted_seconds": _rounded(event.predicted_seconds),
+        "first_token_seconds": _rounded(event.first_token_seconds),
+        "queue_seconds": _rounded(event.queue_seconds),
+        "relayed": event.relayed,
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else rounded(seconds)
 
 
 def _acted(event: Acted) -> dict[str, Any]:
@@ -102,6 +137,6 @@ def _acted(event: Acted) -> dict[str, Any]:
         "cause": action.cause,
         "ok": event.ok,
         "seconds": rounded(event.seconds),
-        "load_seconds": None if event.load_seconds is None else rounded(event.load_seconds),
+        "load_seconds": _rounded(event.load_seconds),
         "because": event.because,
     }

@@ -6,7 +6,7 @@ from math import inf, isfinite, nan
 import pytest
 
 from dispatcher.control.footprints import OOM_FACTOR
-from dispatcher.control.tally import Tally
+from dispatcher.control.tally import SETTLED_EVERY_SECONDS, Tally
 from dispatcher.vocabulary.engine import InstalledModel, ModelShape, Timings
 from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.profile import HostSpeed, Measured, Success
@@ -60,7 +60,8 @@ def test_one_outlier_does_not_move_anything():
         timed(9000.0, prompt_tokens=901, prefill=9e6, duration_seconds=0.01),
     ):
         tally.on_event(outlier, NOW)
-    after = tally.profiles(NOW)
+    after = tally.profiles(NOW + 2 * SETTLED_EVERY_SECONDS)
+    assert 23 == after.rates[LLAMA].request_seconds.n
 
     for name in ("decode_tokens_per_second", "prefill_tokens_per_second", "request_seconds"):
         assert pytest.approx(getattr(before.rates[LLAMA], name).value) == getattr(after.rates[LLAMA], name).value

@@ -10,6 +10,12 @@ from dispatcher.clock import ManualClock
 from dispatcher.daemon.leaving import Leaving
 from dispatcher.daemon.notify import Notifier
 from dispatcher.daemon.recollection import Recollection
+from dispatcher.history.store import Store
+from dispatcher.vocabulary.fleet import Place
+from dispatcher.vocabulary.profile import Success
+from dispatcher.vocabulary.settings import HistorySettings
+from tests.builders import NOW, PHI
+from tests.history.some_events import a_failed, a_relayed_end
 from tests.virtual_house import House, a_house
 
 
@@ -40,7 +46,7 @@ class Disk:
         self.read.append("speeds")
         return []
 
-    recent_completed = recent_acted
+    recent_completed = recent_failed = recent_acted
 
 
 class NothingLearned:
@@ -73,10 +79,35 @@ async def test_what_earlier_runs_left_is_taken_up():
     recollection, house = recollecting(disk)
 
     assert [] == await recollection.recalled()
-    assert (["leases", "the pin", "speeds", "speeds"], "phi3:mini") == (
+    assert (["leases", "the pin", "speeds", "speeds", "speeds"], "phi3:mini") == (
         disk.read,
         house.controller.tenancy.pinned_model,
     )
+
+
+async def test_attempts_that_failed_are_learned_again_among_the_answers_in_their_order(tmp_path):
+    house = a_house(ManualClock(NOW))
+    store = Store(tmp_path / "history.sqlite", HistorySettings(), house.clock, lambda decision: b"{}")
+    store.open()
+    for number in range(60):  # sixty answers, and between them as many failures: only the last hundred count
+        store.append(a_relayed_end(f"d-{number}", place=PHI, at_seconds=NOW + 2 * number))
+        store.append(a_failed(PHI, at_seconds=NOW + 2 * number + 1))
+    store.append(a_failed(Place(server="rehearsal:phi3:mini", model="phi3:mini"), at_seconds=NOW + 120))
+    store.close()
+    again = Store(tmp_path / "history.sqlite", HistorySettings(), house.clock, lambda decision: b"{}")
+    recollection = Recollection(
+        store=again,
+        controller=house.controller,
+        slow_jobs=cast("Any", NothingLearned()),
+        tally=house.tally,
+        rehearsing=False,
+    )
+    try:
+        assert [] == await recollection.recalled()
+    finally:
+        again.close()
+
+    assert {("phi3:mini", "coding"): Success(ok=50, n=100)} == house.tally.profiles(NOW + 120).success
 
 
 async def test_told_to_leave_while_the_disk_is_slow_it_reads_no_further_and_leaves():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.vocabulary.engine import Timings
-from dispatcher.vocabulary.event import Erred, Relayed, Reloaded, Turned
+from dispatcher.vocabulary.event import Erred, Reloaded, Turned
 from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.profile import Success
 from dispatcher.vocabulary.settings import GIB
@@ -149,18 +149,6 @@ def test_starts_and_stops_count_by_place_and_loading_is_time_lost(world):
     assert 1.0 == world.value("dispatcher_errors_total", error_type="load_timeout")
 
 
-def test_a_second_attempt_is_a_repeat_or_a_fallback(world):
-    world.tell(
-        Relayed(at_seconds=NOW, decision_id="d", place=QWEN, attempt=1),
-        Relayed(at_seconds=NOW, decision_id="d", place=QWEN, attempt=2, cause="connect_failed"),
-        Relayed(at_seconds=NOW, decision_id="d", place=PHI, attempt=3, cause="status_5xx"),
-    )
-
-    assert 1.0 == world.value("dispatcher_retries_total", cause="connect_failed")
-    fallback = {"from": "qwen2.5:7b", "to": "phi3:mini", "cause": "status_5xx"}
-    assert 1.0 == world.value("dispatcher_fallbacks_total", **fallback)
-
-
 def test_polls_their_failures_and_missed_ticks_count(world):
     world.tell(a_sampled(poll_seconds=0.25, failures={"prometheus": "prom_unreachable"}, missed_ticks=3))
 
@@ -194,6 +182,24 @@ def test_memory_held_by_unused_models_is_integrated_over_time(world):
     world.clock.advance(1)  # 4 GiB s more
 
     assert 94.0 * GIB == world.value("dispatcher_idle_model_byte_seconds_total")
+
+
+def test_between_two_looks_leases_alone_say_who_is_idle_and_a_poll_looks_again(world):
+    idle_total = "dispatcher_idle_model_byte_seconds_total"
+    world.fleet = a_fleet(a_ready_view(LLAMA, budget_bytes=2 * GIB))
+    world.tell(a_sampled())
+    world.clock.advance(1)  # 2 GiB s
+    world.tell(a_leased(id="a"), a_leased(id="b"))
+    world.clock.advance(10)  # leased: nothing
+    world.tell(a_leased("ended", id="a"))
+    world.clock.advance(10)  # still
+    world.tell(a_leased("ended", id="b"))
+    world.clock.advance(1)  # 2 GiB s more
+    world.fleet = a_fleet(a_ready_view(LLAMA, budget_bytes=2 * GIB, busy=True))
+    world.tell(a_sampled())  # its CPU is busy
+    world.clock.advance(10)
+
+    assert 4.0 * GIB == world.value(idle_total)
 
 
 # ── gauges ──
@@ -277,6 +283,8 @@ def test_queues_and_the_process_speak_through_their_callables(world):
 
     assert 3.0 == world.value("ollama_queue_depth", place="docker:llama", priority="high")
     assert 64.0 == world.value("dispatcher_queue_limit", place="docker:llama", priority="high")
+    empty = {"place": "docker:qwen", "priority": "normal"}  # nobody has been there yet
+    assert [0.0, 256.0] == [world.value(name, **empty) for name in ("ollama_queue_depth", "dispatcher_queue_limit")]
     assert [1.0, 2.0, 0.2] == [
         world.value(f"dispatcher_{name}")
         for name in ("abandoned_threads", "history_dropped_total", "retry_budget_ratio")

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from dispatcher.vocabulary.event import Relayed
+from dispatcher.vocabulary.event import Cached
 from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN, ModelSettings, Settings
 from exporter.catalogue import CATALOGUE
@@ -24,6 +24,7 @@ from tests.exporter.worlds import a_busy_world
 from tests.history.some_events import (
     a_completed,
     a_decided,
+    a_relayed,
     a_sampled,
     a_start,
     a_stop,
@@ -94,6 +95,11 @@ def test_counters_of_known_label_sets_start_at_zero(world):
     labels = {"model": "phi3:mini", "task": "coding", "complexity": "simple", "outcome": "chosen"}
     assert 0.0 == world.value("dispatcher_decisions_total", **labels)
     assert 0.0 == world.value("dispatcher_shadow_decisions_total", same="true")
+    assert 0.0 == world.value("ollama_requests_total", model="_other", status="shed")
+    assert 0.0 == world.value("dispatcher_retries_total", cause="stalled")
+    moved = {"from": "qwen2.5:7b", "to": "phi3:mini", "cause": "no_slot"}
+    assert 0.0 == world.value("dispatcher_fallbacks_total", **moved)
+    assert 0.0 == world.value("ollama_queue_depth", place="docker:phi", priority="batch")
 
 
 def test_ten_thousand_random_names_add_no_series(world):
@@ -119,9 +125,10 @@ def everything_about(place: Place, id: str) -> list:
         a_start(place, ok=False, error_type=f"error-{id}"),
         a_stop(place, cause=f"cause-{id}"),
         a_sampled(failures={"prometheus": f"reason-{id}"}),
-        Relayed(at_seconds=NOW, decision_id=id, place=LLAMA, attempt=1),
-        Relayed(at_seconds=NOW, decision_id=id, place=place, attempt=2, cause=f"cause-{id}"),
-        Relayed(at_seconds=NOW, decision_id=id, place=place, attempt=3, cause=f"cause-{id}"),
+        a_completed(id, place=None, model=place.model, status="shed", relayed=True, queue_seconds=1.0),
+        Cached(at_seconds=NOW, model=place.model, hit=False),
+        a_relayed(place, before=LLAMA, cause=f"cause-{id}"),
+        a_relayed(place, before=place, cause=f"cause-{id}"),
     ]
 
 

@@ -6,9 +6,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from dispatcher.clock import ManualClock
 from dispatcher.vocabulary.engine import Timings
-from dispatcher.vocabulary.event import Relayed, Reloaded
-from dispatcher.vocabulary.fleet import FleetView
+from dispatcher.vocabulary.event import Cached, Reloaded
+from dispatcher.vocabulary.fleet import FleetView, Place
 from dispatcher.vocabulary.profile import Measured, Profiles, Rates
+from dispatcher.vocabulary.queue import Line
 from dispatcher.vocabulary.settings import GIB, Settings
 from dispatcher.vocabulary.signal import Snapshot, UnknownReason
 from exporter.app import exposition_of
@@ -27,6 +28,7 @@ from tests.history.some_events import (
     a_completed,
     a_decided,
     a_leased,
+    a_relayed,
     a_sampled,
     a_start,
     a_stop,
@@ -52,7 +54,7 @@ class World:
         self.profiles: Profiles = some_profiles()
         self.settings = Settings()
         self.process: dict[str, float] = {}
-        self.queues: dict = {}
+        self.queues: tuple[Line, ...] = ()
         self.collector = Collector(
             clock=self.clock,
             fleet=lambda: self.fleet,
@@ -84,13 +86,19 @@ class World:
         return self.samples().get((name, *sorted(f"{key}={value}" for key, value in labels.items())))
 
 
+def a_line(place: Place, **waiting: int) -> Line:
+    limits = {"high": 64, "normal": 256, "batch": 1024}
+    there = {"high": 0, "normal": 0, "batch": 0, **waiting}
+    return Line(place=place, running=1, draining=0, slots=1, waiting=there, limits=limits)
+
+
 def a_busy_world(world: World) -> World:
     """Something of everything, so that no family is empty."""
     world.fleet = a_fleet(a_ready_view(LLAMA, version="0.17.4", measured_bytes=3 * GIB), a_place_view(QWEN))
     rates = Rates(decode_tokens_per_second=Measured(value=20.0, n=8))
     world.profiles = some_profiles(rates={LLAMA: rates})
     world.process = {"abandoned_threads": 1, "history_dropped": 2, "retry_budget_ratio": 0.2, "cache_bytes": 10}
-    world.queues = {(LLAMA, "high"): (3, 64)}
+    world.queues = (a_line(LLAMA, high=3),)
     world.tell(
         a_decided(),
         a_decided(place=None),
@@ -100,9 +108,11 @@ def a_busy_world(world: World) -> World:
         a_start(ok=False, error_type="load_timeout"),
         a_stop(),
         a_sampled(failures={"prometheus": UnknownReason.PROM_UNREACHABLE}, missed_ticks=2),
-        Relayed(at_seconds=NOW, decision_id="d-2", place=LLAMA, attempt=1),
-        Relayed(at_seconds=NOW, decision_id="d-2", place=LLAMA, attempt=2, cause="connect_failed"),
-        Relayed(at_seconds=NOW, decision_id="d-2", place=QWEN, attempt=3, cause="status_5xx"),
+        a_relayed(LLAMA),
+        a_relayed(LLAMA, before=LLAMA, cause="connect"),
+        a_relayed(QWEN, before=LLAMA, cause="server_error"),
+        Cached(at_seconds=NOW, model="llama3.2:3b", hit=True),
+        Cached(at_seconds=NOW, model="llama3.2:3b", hit=False),
         Reloaded(at_seconds=NOW, ok=False, because="a typo"),
     )
     world.collector.observe_loop_lag(0.002)

@@ -6,7 +6,7 @@ import json
 
 from dispatcher.vocabulary.action import Start, Stop
 from dispatcher.vocabulary.decision import Decision
-from dispatcher.vocabulary.event import Acted, Completed, Decided, Leased, Sampled
+from dispatcher.vocabulary.event import Acted, Completed, Decided, Failed, Leased, Relayed, Sampled
 from dispatcher.vocabulary.fleet import Place
 from tests.builders import LLAMA, NOW, a_lease, a_request, a_snapshot
 from tests.decisions import a_chosen, a_prediction, a_rejected
@@ -44,6 +44,24 @@ def a_completed(id: str = "d-1", place: Place | None = LLAMA, **changes) -> Comp
         "predicted_seconds": 10.0,
     }
     return Completed(**{**defaults, **changes})
+
+
+def a_relayed_end(id: str = "d-1", place: Place | None = LLAMA, **changes) -> Completed:
+    """The gateway's own."""
+    return a_completed(id, place, **{"relayed": True, "queue_seconds": 0.0, **changes})
+
+
+def a_failed(place: Place = LLAMA, cause: str = "reset", **changes) -> Failed:
+    """An attempt of the gateway's that tells against its place, unless told otherwise."""
+    defaults = {"at_seconds": NOW, "decision_id": "d-1", "task": "coding", "agent": "digest", "seconds": 0.5}
+    return Failed(**{**defaults, "place": place, "cause": cause, "fails_place": True, **changes})
+
+
+def a_relayed(place: Place = LLAMA, before: Place | None = None, cause: str = "", **changes) -> Relayed:
+    """An attempt begins; with `before`, after another that failed there."""
+    attempt = 1 if before is None else 2
+    told = {"at_seconds": NOW, "decision_id": "d-1", "attempt": attempt, **changes}
+    return Relayed(place=place, before=before, cause=cause, **told)
 
 
 def a_start(place: Place = LLAMA, **changes) -> Acted:

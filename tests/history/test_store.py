@@ -7,12 +7,13 @@ import json
 import pytest
 
 from dispatcher.errors import HistoryUnavailable
-from dispatcher.vocabulary.event import Relayed, Reloaded, Turned
+from dispatcher.vocabulary.event import Cached, Relayed, Reloaded, Turned
 from dispatcher.vocabulary.settings import MIB
 from tests.builders import LLAMA, NOW, PHI
 from tests.history.some_events import (
     a_completed,
     a_decided,
+    a_failed,
     a_leased,
     a_sampled,
     a_start,
@@ -85,12 +86,26 @@ async def test_every_kind_of_event_has_its_row(path):
         store.append(a_completed())
         store.append(Reloaded(at_seconds=NOW, ok=True))
         store.append(Turned(at_seconds=NOW, what="latch", subject="cpu_busy", before="open", after="closed"))
-        store.append(Relayed(at_seconds=NOW, decision_id="d-1", place=LLAMA, attempt=1))
-        store.append(Relayed(at_seconds=NOW, decision_id="d-1", place=PHI, attempt=2, cause="connect"))
+        store.append(a_failed())
+        store.append(Relayed(at_seconds=NOW, decision_id="d-1", place=PHI, attempt=2, before=LLAMA, cause="connect"))
         await store.flush()
 
-        kinds = ["leased", "acted", "acted", "completed", "reloaded", "turned", "relayed"]
+        kinds = ["leased", "acted", "acted", "completed", "reloaded", "turned", "failed", "relayed"]
         assert [(kind,) for kind in kinds] == rows(path, "SELECT kind FROM event ORDER BY id")
+        assert 0 == store.dropped_total
+
+
+async def test_what_another_record_says_as_well_is_not_written(path):
+    with an_open_store(path) as store:
+        store.append(Relayed(at_seconds=NOW, decision_id="d-1", place=LLAMA, attempt=1))
+        store.append(a_leased(durable=False))
+        store.append(a_leased("ended", durable=False))
+        store.append(Cached(at_seconds=NOW, model="auto", hit=False))
+        store.append(a_leased())
+        store.append(Relayed(at_seconds=NOW, decision_id="d-1", place=PHI, attempt=1, before=LLAMA, cause="no_slot"))
+        await store.flush()
+
+        assert [("leased",), ("relayed",)] == rows(path, "SELECT kind FROM event ORDER BY id")
         assert 0 == store.dropped_total
 
 

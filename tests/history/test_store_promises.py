@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from tests.builders import NOW, PHI, QWEN, a_lease
 from tests.history.some_events import (
     a_completed,
     a_decided,
+    a_failed,
+    a_relayed_end,
     a_start,
     a_stop,
 )
@@ -56,6 +59,30 @@ async def test_what_warms_the_tally_comes_back_as_it_went_in(path):
         assert [completed] == store.recent_completed(10)
         expected = [a_start(ok=False, because="no room", error_type="start_failed"), a_stop(cause="evicted")]
         assert expected == store.recent_acted(10)
+
+
+async def test_what_the_gateway_saw_comes_back_as_it_went_in(path):
+    completed = a_relayed_end("d-1", first_token_seconds=0.25, queue_seconds=1.5)
+    failed = [a_failed(cause="silent", seconds=9.0), a_failed(PHI, "busy", fails_place=False, agent="")]
+    with an_open_store(path) as store:
+        for event in (completed, *failed):
+            store.append(event)
+    with an_open_store(path) as store:
+        assert [completed] == store.recent_completed(10)
+        assert failed == store.recent_failed(10)
+
+
+async def test_rows_of_before_the_gateway_are_still_read(path):
+    told = {"at_seconds": NOW, "decision_id": "old", "model": "phi3:mini", "place": None, "task": "coding"}
+    body = json.dumps({**told, "agent": "", "status": "ok", "duration_seconds": 2.0})
+    with an_open_store(path):
+        pass
+    with another_program(path) as other:
+        other.execute("INSERT INTO event (at_seconds, kind, body) VALUES (?, 'completed', ?)", (NOW, body))
+    with an_open_store(path) as store:
+        old = store.recent_completed(10)[0]
+
+    assert (None, None, False) == (old.first_token_seconds, old.queue_seconds, old.relayed)
 
 
 async def test_leases_survive_until_they_are_forgotten(path):

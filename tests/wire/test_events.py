@@ -7,9 +7,20 @@ import json
 import pytest
 
 from dispatcher.vocabulary.action import Start, Stop
-from dispatcher.vocabulary.event import Acted, Completed, Decided, Leased, Relayed, Reloaded, Sampled, Turned
+from dispatcher.vocabulary.event import (
+    Acted,
+    Cached,
+    Completed,
+    Decided,
+    Failed,
+    Leased,
+    Relayed,
+    Reloaded,
+    Sampled,
+    Turned,
+)
 from dispatcher.wire.events import event_document, event_name
-from tests.builders import LLAMA, NOW, a_lease, a_snapshot
+from tests.builders import LLAMA, NOW, PHI, a_lease, a_snapshot
 from tests.decisions import a_decision, no_decision
 
 EVENTS = [
@@ -17,6 +28,10 @@ EVENTS = [
     Decided(at_seconds=NOW, decision=no_decision(), outcome="none", decide_seconds=0.001),
     Leased(at_seconds=NOW, lease=a_lease(), what="granted"),
     Relayed(at_seconds=NOW, decision_id="d-1", place=LLAMA, attempt=1),
+    Failed(
+        at_seconds=NOW, decision_id="d-1", place=LLAMA, task="general", cause="reset", seconds=1.0, fails_place=True
+    ),
+    Cached(at_seconds=NOW, model="auto", hit=True),
     Completed(
         at_seconds=NOW,
         decision_id="d-1",
@@ -52,3 +67,19 @@ def test_a_decision_is_told_by_its_head():
 
     assert ("d-1", "chosen", "l-1") == (told["decision_id"], told["outcome"], told["lease_id"])
     assert not told.keys() & {"candidates", "request", "fallbacks"}
+
+
+def test_what_the_gateway_tried_is_told_attempt_by_attempt():
+    moved = Relayed(at_seconds=NOW, decision_id="d-2", place=PHI, attempt=2, before=LLAMA, cause="reset")
+    failed = next(event for event in EVENTS if isinstance(event, Failed))
+    cached = next(event for event in EVENTS if isinstance(event, Cached))
+    told = [json.loads(event_document(event)) for event in (failed, moved, cached)]
+    for one in told:
+        del one["at"]
+
+    assert ["failed", "relayed", "cached"] == [event_name(event) for event in (failed, moved, cached)]
+    at = {"model": "llama3.2:3b", "place": "docker:llama", "task": "general"}
+    assert {"decision_id": "d-1", **at, "cause": "reset", "seconds": 1.0, "fails_place": True} == told[0]
+    at = {"model": "phi3:mini", "place": "docker:phi"}
+    assert {"decision_id": "d-2", **at, "attempt": 2, "before": "docker:llama", "cause": "reset"} == told[1]
+    assert {"model": "auto", "hit": True} == told[2]

@@ -1,0 +1,228 @@
+"""Where one request goes next: a place that is ready, a promise that it stays, and a turn there.
+
+The desk decides and promises; this asks it again without what failed this request, and says when waiting for a turn is
+worth less than another place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from dispatcher.clock import Clock
+from dispatcher.gateway.breakers import Breakers
+from dispatcher.gateway.errand import Errand, Given
+from dispatcher.gateway.proofs import Proofs
+from dispatcher.gateway.queue import NoSlot, Queues, Slot
+from dispatcher.vocabulary.decision import Decision, Selected
+from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
+from dispatcher.vocabulary.request import Asked
+from dispatcher.vocabulary.settings import Settings
+from dispatcher.wire import surface
+
+LEASE_SECONDS = 900.0  # given back at the end of each attempt; this is for one that never ends
+CLAIM_SECONDS = 1.0  # on a probe, until its attempt has begun
+AGAIN_SECONDS = 5.0  # when only the breaker was in the way
+PATIENCE_SECONDS = 2.0  # before a request looks whether it would be served elsewhere, at least
+
+
+class Select(Protocol):
+    """Desk.select."""
+
+    async def __call__(self, asked: Asked, *, without: Mapping[Place, str], again: bool, durable: bool) -> Selected: ...
+
+
+class Choosing:
+    """One per gateway."""
+
+    def __init__(
+        self,
+        *,
+        select: Select,
+        recommend: Callable[[Asked], Decision],
+        end_lease: Callable[[str], None],
+        fleet: Callable[[], FleetView],
+        queues: Queues,
+        breakers: Breakers,
+        proofs: Proofs,
+        settings: Callable[[], Settings],
+        clock: Clock,
+    ) -> None:
+        self._select, self._recommend, self._end_lease = select, recommend, end_lease
+        self._queues, self._breakers, self._proofs = queues, breakers, proofs
+        self._fleet, self._settings, self._clock = fleet, settings, clock
+
+    async def given(self, errand: Errand) -> Given | None:
+        """A place that is ready, and a lease on it; None when nothing is left. A named model comes first; the chain is
+        its fallback, unless the caller said otherwise."""
+        while True:
+            again = errand.decision is not None or errand.refused is not None
+            selected = await self._selected(errand, again)
+            lease, origin = selected.lease, selected.endpoint
+            if lease is not None and selected.state is PlaceState.READY and origin is not None:
+                errand.decision = selected.decision
+                errand.given = Given(selected=selected, lease=lease, origin=origin.rstrip("/"))
+                return errand.given
+            errand.refused = selected.decision
+            if lease is not None:
+                self._end_lease(lease.id)
+                errand.gives_up_on(lease.place, "not_ready", "it did not become ready in time")
+            elif errand.named is None or not errand.told.fallback or not self._is_known(errand.named):
+                return None
+            else:
+                errand.named = None
+
+    async def _selected(self, errand: Errand, again: bool) -> Selected:
+        """Once something has failed it, a place that failed last is worth trying only where no other is ready: who
+        asked may not have the patience for more."""
+        asked = self._asked(errand)
+        if (errand.attempts or errand.lost) and (avoided := self._avoided(errand)):
+            ready, without = replace(asked, start=False, wait_seconds=0.0), {**avoided, **errand.lost}
+            selected = await self._select(ready, without=without, again=again, durable=False)
+            if selected.lease is not None:
+                return selected
+        return await self._select(asked, without=errand.lost, again=again, durable=False)
+
+    def _avoided(self, errand: Errand) -> dict[Place, str]:
+        """None, unless that leaves one that is ready."""
+        views = [view for view in self._fleet().places if view.place not in errand.lost]
+        failing = {view.place: "it failed the last request" for view in views if self._proofs.is_failing(view.place)}
+        works = any(
+            view.state is PlaceState.READY and view.place not in failing and not self._breakers.is_open(view.place)
+            for view in views
+        )
+        return failing if works else {}
+
+    def _asked(self, errand: Errand) -> Asked:
+        """As it was asked, less the time that has passed, and without a name that nothing is left of. It waits for a
+        load as long as one may take."""
+        if errand.lost and errand.named is not None and errand.told.fallback:
+            places = [view.place for view in self._fleet().places if view.place.model == errand.named]
+            if places and all(place in errand.lost for place in places):
+                errand.named = None
+        left = None if errand.until_seconds is None else max(0.001, errand.until_seconds - self._clock.now_seconds())
+        model = surface.AUTO if errand.named is None else errand.named
+        return replace(
+            errand.told.asked,
+            model=model,
+            deadline_seconds=left,
+            wait_seconds=self._settings().lifecycle.load_timeout_seconds,
+            lease_seconds=LEASE_SECONDS,
+        )
+
+    def _is_known(self, model: str) -> bool:
+        return any(known.name == model for known in self._settings().models)
+
+    # --- waiting for a turn --------------------------------------------------------------------------------------
+
+    async def slot(self, errand: Errand, given: Given) -> Slot | None:
+        """Its turn at the place; None when it is to look elsewhere: also when, since it was decided, the breaker there
+        opened, or another request became the one probe that a half-open breaker lets through."""
+        slot = await self._slot(errand, given)
+        if slot is None:
+            return None
+        if self._breakers.is_open(given.place):
+            slot.release()
+            errand.gives_up_on(given.place, "no_slot", "its breaker is open, or lets one probe through and that is out")
+            errand.queue_retry_seconds = AGAIN_SECONDS
+            return None
+        self._breakers.goes(given.place, self._clock.now_seconds() + CLAIM_SECONDS)
+        return slot
+
+    async def _slot(self, errand: Errand, given: Given) -> Slot | None:
+        slot = self._queues.take(given.place, expected_seconds=given.work_seconds)
+        if slot is not None:
+            return slot
+        if self._is_hopeless(errand, given):
+            errand.gives_up_on(given.place, "no_slot", "it fails, and has no free slot for another try")
+            return None
+        began = self._clock.now_seconds()
+        prediction = given.prediction
+        wait_seconds = 0.0 if prediction is None else prediction.wait_seconds
+        try:
+            return await self._queues.enter(
+                given.place,
+                errand.told.asked.priority,
+                until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
+                size_bytes=len(errand.arrived.body),
+                expected_seconds=given.work_seconds,
+                patience_seconds=PATIENCE_SECONDS
+                if self._proofs.is_new(given)  # what is predicted of it is a guess
+                else max(PATIENCE_SECONDS, 2 * (wait_seconds + given.work_seconds)),
+                elsewhere=lambda: self._free_elsewhere(errand, given),
+                may_move=errand.told.fallback,
+            )
+        except NoSlot as full:
+            errand.gives_up_on(given.place, "no_slot", full.words)
+            errand.queue_retry_seconds = full.retry_after_seconds
+            return None
+        finally:
+            errand.queue_seconds += self._clock.now_seconds() - began
+
+    def _is_hopeless(self, errand: Errand, given: Given) -> bool:
+        """To wait there: nothing good has come of it since its last failure, and another place is ready."""
+        return (
+            errand.told.fallback
+            and self._proofs.is_failing(given.place)
+            and not self._queues.is_free(given.place)
+            and self.ready_elsewhere(errand, given)
+        )
+
+    async def beside(self, errand: Errand, given: Given) -> tuple[Given, Slot] | None:
+        """Another place that is ready, a lease on it and a turn there, for a second attempt beside the one at `given`;
+        None when there is none. Nothing is started for it."""
+        asked = replace(self._asked(errand), start=False, wait_seconds=0.0)
+        if all(view.place == given.place for view in self._fleet().places if view.place.model == asked.model):
+            asked = replace(asked, model=surface.AUTO)
+        without = {**self._avoided(errand), **errand.lost, given.place: "its answer is overdue"}
+        selected = await self._select(asked, without=without, again=True, durable=False)
+        lease, origin = selected.lease, selected.endpoint
+        if lease is None:
+            return None
+        try:
+            if selected.state is PlaceState.READY and origin is not None:
+                other = Given(selected=selected, lease=lease, origin=origin.rstrip("/"))
+                return other, await self._turn(errand, other)
+        except NoSlot:
+            pass
+        except BaseException:
+            self._end_lease(lease.id)
+            raise
+        self._end_lease(lease.id)
+        return None
+
+    async def _turn(self, errand: Errand, given: Given) -> Slot:
+        return await self._queues.enter(
+            given.place,
+            errand.told.asked.priority,
+            until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
+            size_bytes=0,  # they are counted where it was first
+            expected_seconds=given.work_seconds,
+            may_move=True,
+        )
+
+    # --- elsewhere -----------------------------------------------------------------------------------------------
+
+    def _free_elsewhere(self, errand: Errand, given: Given) -> bool:
+        """Whether another place would serve it at once."""
+        return errand.told.fallback and any(
+            self._breakers.seen(place).state == "closed" and self._queues.is_free(place)
+            for place in self._others(errand, given)
+        )
+
+    def ready_elsewhere(self, errand: Errand, given: Given) -> bool:
+        """Whether another place is ready and has not failed this request."""
+        return any(not self._breakers.is_open(place) for place in self._others(errand, given))
+
+    def _others(self, errand: Errand, given: Given) -> list[Place]:
+        """Ready, and not lost. What was decided for a model by its name knows of no other."""
+        others = list(given.decision.fallbacks)
+        if errand.named is not None:
+            decision = self._recommend(replace(self._asked(errand), model=surface.AUTO))
+            others = [*decision.fallbacks] if decision.chosen is None else [decision.chosen, *decision.fallbacks]
+        return [
+            other.place
+            for other in others
+            if other.state is PlaceState.READY and other.place != given.place and other.place not in errand.lost
+        ]
