@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import uvicorn
-from starlette.routing import Router
-from starlette.types import ASGIApp
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dispatcher.api.connection import Connection
 from dispatcher.api.crowd import Crowd
@@ -23,7 +23,27 @@ def make_app(doors: Doors, environment: Mapping[str, str] = os.environ) -> ASGIA
 
     A bare Router: Starlette's own two error layers would answer before the front door could, and cost every request.
     """
-    return FrontDoor(Router(Routes(doors).table(), redirect_slashes=False), doors.settings, environment, doors.erred)
+    return FrontDoor(ByPath(Routes(doors).table()), doors.settings, environment, doors.erred)
+
+
+class ByPath:
+    """What is at a fixed path is looked up; starlette has the rest: paths with a part that varies, and what is nowhere
+    or not answered to this method. Tried in order, as there, what is relayed came after twenty others (20 µs)."""
+
+    def __init__(self, table: Sequence[Route]) -> None:
+        self._router = Router(table, redirect_slashes=False)
+        self._fixed = {
+            (method, route.path): route.app
+            for route in table
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._router
+        if scope["type"] == "http":
+            app = self._fixed.get((scope["method"], scope["path"]), app)
+        await app(scope, receive, send)
 
 
 def server_config(

@@ -19,7 +19,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from dispatcher.api.crowd import Crowd
-from dispatcher.api.exchange import ABORT, CLOSE, request_id_of
+from dispatcher.api.exchange import ABORT, CLOSE, PRESENCE, Presence, request_id_of
 from dispatcher.api.framing import misframed, stated_length
 from dispatcher.vocabulary.settings import LimitSettings
 from dispatcher.vocabulary.words import printable
@@ -39,6 +39,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **named)
         self._limits = limits()
         self._crowd = crowd
+        self._presence = Presence()
         self._timer: TimerHandle | None = None
         self._unread: TimerHandle | None = None  # while the client does not take its answer
         self._part = BETWEEN
@@ -83,6 +84,7 @@ class Connection(HttpToolsProtocol):
         self._is_read()
         self._crowd.left(self)
         super().connection_lost(exc)
+        self._presence.end()
 
     def leave_idle(self) -> None:
         """For somebody new. Only ever asked of one that is between requests."""
@@ -187,6 +189,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
         self.scope[CLOSE] = self.transport.close  # type: ignore[literal-required]
+        self.scope[PRESENCE] = self._presence  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
         if self._turned:

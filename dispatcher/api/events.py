@@ -16,7 +16,7 @@ from random import getrandbits
 
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.api.exchange import ABORT, KEY_NAME, ROLE_NOW, ClientLeft, Companion, Turned, body_of
+from dispatcher.api.exchange import ABORT, KEY_NAME, PRESENCE, ROLE_NOW, ClientLeft, Companion, Turned, body_of
 from dispatcher.vocabulary.event import Event
 from dispatcher.vocabulary.settings import LimitSettings, Role
 from dispatcher.wire.decision import encode
@@ -137,7 +137,7 @@ class EventsRoute:
         with self._feed.reading(scope.get(KEY_NAME)) as woken:
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
             if scope["method"] != "HEAD":
-                async with Companion(receive):
+                async with Companion(receive, scope.get(PRESENCE)):
                     await self._stream(last, woken, scope, send)
         await send({"type": "http.response.body", "body": b""})
 

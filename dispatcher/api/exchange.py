@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from random import getrandbits
 
@@ -19,6 +19,7 @@ PROBLEM = MEDIA_TYPE.encode()
 REQUEST_ID = "dispatcher.request_id"  # in the scope
 ABORT = "dispatcher.abort"  # in the scope: closes the connection at once, unsent bytes and all; not every server has it
 CLOSE = "dispatcher.close"  # in the scope: closes the connection once what was written is out; as ABORT
+PRESENCE = "dispatcher.presence"  # in the scope: the connection's Presence; not every server has it
 KEY_NAME = "dispatcher.key_name"  # in the scope: whose key came with it; None when none is configured
 ROLE_NOW = "dispatcher.role_now"  # in the scope: a callable; the role it has by now, None once it may not be here
 IN_A_THREAD_BYTES = 256 * 1024  # looking through more than this is noticed by everybody else
@@ -104,15 +105,41 @@ async def _read(receive: Receive) -> bytes:
         pieces.append(piece)
 
 
+class Presence:
+    """One connection, and who is to be told when it is lost."""
+
+    def __init__(self) -> None:
+        self._watchers: set[Callable[[], None]] = set()
+        self.ended = asyncio.Event()
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """lost: called at once when it is lost already."""
+        if self.ended.is_set():
+            lost()
+        else:
+            self._watchers.add(lost)
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        self._watchers.discard(lost)
+
+    def end(self) -> None:
+        self.ended.set()
+        while self._watchers:
+            self._watchers.pop()()
+
+
 class Companion:
     """Cancels the task that entered it when the client leaves, and says so: `async with Companion(receive) as client`.
 
-    A plain await is not cancelled when a client disconnects; somebody has to keep receiving. On the way out a
-    cancellation of our own becomes ClientLeft; one from outside stays what it is.
+    A plain await is not cancelled when a client disconnects; somebody has to keep receiving: a task, where the server
+    has no Presence in the scope (it costs 40 µs per request). On the way out a cancellation of our own becomes
+    ClientLeft; one from outside stays what it is.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, presence: Presence | None = None) -> None:
         self._receive = receive
+        self._presence = presence
+        self._watcher: asyncio.Task[None] | None = None
         self._cancels = True
         self.left = False
 
@@ -120,22 +147,34 @@ class Companion:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watcher = asyncio.create_task(self._watch(), name="api.client")
+        if self._presence is not None:
+            self._presence.watch(self._lost)
+        else:
+            self._watcher = asyncio.create_task(self._watch(), name="api.client")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watcher.cancel()
+        if self._presence is not None:
+            self._presence.unwatch(self._lost)
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self.left and self._task.uncancel() == 0 and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise ClientLeft from None
 
     async def gone(self) -> None:
         """Until the client has left, which cancels nobody any more: it was sent away."""
         self._cancels = False
-        await asyncio.wait((self._watcher,))
+        if self._presence is not None:
+            await self._presence.ended.wait()
+        if self._watcher is not None:
+            await asyncio.wait((self._watcher,))
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._lost()
+
+    def _lost(self) -> None:
         if self._cancels:
             self.left = True
             self._task.cancel()

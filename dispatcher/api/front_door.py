@@ -52,6 +52,7 @@ from dispatcher.wire.envelope import surface_of, told_in
 from dispatcher.wire.problem import problem_of, retry_after_of
 
 log = logging.getLogger("dispatcher.api")
+NEVER_RELAYED = tuple(f"/api/{word}" for word in ("create", "pull", "push", "delete", "copy", "blobs"))
 _WANTED = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key", b"x-request-id"})
 
 
@@ -209,4 +210,7 @@ def _of_router(error: HTTPException, scope: Scope) -> Turned:
         allowed = (error.headers or {}).get("Allow", "")
         detail = f"{scope['path']} is not answered to {scope['method']}; allowed: {allowed}"
         return Turned("method_not_allowed", detail, [(b"allow", allowed.encode())])
+    if scope["path"].startswith(NEVER_RELAYED):
+        detail = f"{scope['path']} is never relayed: a model's files are changed at its own server"
+        return Turned("not_found", detail)
     return Turned("not_found", f"nothing is at {scope['path']}; /openapi.json lists what is")

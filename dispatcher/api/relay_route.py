@@ -11,7 +11,17 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Message, Receive, Scope, Send
 
 from dispatcher.api.doors import Relay
-from dispatcher.api.exchange import ABORT, CLOSE, KEY_NAME, REQUEST_ID, ClientLeft, Companion, Turned, body_of
+from dispatcher.api.exchange import (
+    ABORT,
+    CLOSE,
+    KEY_NAME,
+    PRESENCE,
+    REQUEST_ID,
+    ClientLeft,
+    Companion,
+    Turned,
+    body_of,
+)
 from dispatcher.vocabulary.relay import Arrived, Endpoint, Headers
 
 CUT_SECONDS = 2.0  # for what was written to go out, before the connection is broken off
@@ -35,7 +45,7 @@ class RelayRoute:
             request_id=scope[REQUEST_ID],
             key_name=scope.get(KEY_NAME),
         )
-        async with Companion(receive) as companion:
+        async with Companion(receive, scope.get(PRESENCE)) as companion:
             await self._relay(arrived, OverAsgi(scope, send, companion))
         if companion.left:
             raise ClientLeft

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dispatcher.api.catalog_routes import CatalogRoutes
 from dispatcher.api.doors import Doors
 from dispatcher.api.events import EventsRoute
 from dispatcher.api.exchange import KEY_NAME, body_of
@@ -37,7 +41,7 @@ class Routes:
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
-        self._openapi = encode(openapi())
+        self._openapi = {relays: encode(openapi(gateway=relays)) for relays in (True, False)}
 
     def table(self) -> list[Route]:
         """/select first: routes are tried in order. It is not given HEAD, which starlette adds to every GET."""
@@ -67,19 +71,26 @@ class Routes:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
-            *self._relayed(),
+            *self._gateway(),
             Route("/", self.page),
         ]
 
-    def _relayed(self) -> list[Route]:
+    def _gateway(self) -> list[Route]:
+        """Turned off, now or by a reload, nothing is there."""
         relay, draining = self._doors.relay, self._doors.draining
-        if relay is None or not self._doors.settings().gateway.enabled:
+        if relay is None:
             return []
-        routes = (RelayRoute(endpoint, relay, draining) for endpoint in ENDPOINTS.values())
-        return [
-            Route(endpoint.path, route, methods=["POST"])
-            for endpoint, route in zip(ENDPOINTS.values(), routes, strict=True)
+        relayed = [
+            Route(endpoint.path, RelayRoute(endpoint, relay, draining), methods=["POST"])
+            for endpoint in ENDPOINTS.values()
         ]
+        routes = [*relayed, *CatalogRoutes(self._doors).table()]
+        for route in routes:
+            route.app = _While(self._relays, route.app)
+        return routes
+
+    def _relays(self) -> bool:
+        return self._doors.relay is not None and self._doors.settings().gateway.enabled
 
     async def outcomes(self, request: Request) -> Response:
         await self._doors.record_outcome(outcome_from_body(await body_of(request.receive)))
@@ -144,7 +155,7 @@ class Routes:
         return _json(views.health_document(self._doors.fleet(), self._doors.profiles()))
 
     async def queue(self, request: Request) -> Response:
-        return _json(views.queue_document(self._doors.fleet()))
+        return _json(views.queue_document(self._doors.fleet(), self._doors.lines()))
 
     async def livez(self, request: Request) -> Response:
         age_seconds = self._doors.heartbeat_age_seconds()
@@ -164,12 +175,25 @@ class Routes:
         return Response(body, headers={"content-type": content_type})
 
     async def openapi(self, request: Request) -> Response:
-        return _raw(self._openapi)
+        return _raw(self._openapi[self._relays()])
 
     async def page(self, request: Request) -> Response:
         body = status_page(self._doors.fleet(), self._doors.snapshot(), self._doors.clock.now_seconds())
         headers = {"content-security-policy": CONTENT_SECURITY_POLICY, "referrer-policy": "no-referrer"}
         return Response(body, media_type="text/html", headers=headers)
+
+
+class _While:
+    """An app that is there only while this is so."""
+
+    def __init__(self, is_so: Callable[[], bool], app: ASGIApp) -> None:
+        self._is_so = is_so
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._is_so():
+            raise HTTPException(404)
+        await self._app(scope, receive, send)
 
 
 def _json(shape: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -7,7 +7,17 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from dispatcher.api.doors import Doors
-from dispatcher.api.exchange import JSON, PROBLEM, REQUEST_ID, ClientLeft, Companion, Turned, answer, body_of
+from dispatcher.api.exchange import (
+    JSON,
+    PRESENCE,
+    PROBLEM,
+    REQUEST_ID,
+    ClientLeft,
+    Companion,
+    Turned,
+    answer,
+    body_of,
+)
 from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.decision import Decision, Selected
 from dispatcher.vocabulary.request import Asked
@@ -31,17 +41,17 @@ class SelectRoute:
         else:
             await body_of(receive)  # nothing in it counts, but only after it can the client be seen leaving
             asked, soft = asked_from_query(query_of(scope))
-        selected = await self._selected(asked, receive)
+        selected = await self._selected(asked, receive, scope)
         if selected.decision.chosen is not None:
             await answer(send, 200, documents.encode(documents.answer(selected)))
         else:
             await _answer_none(selected.decision, soft, scope, send)
 
-    async def _selected(self, asked: Asked, receive: Receive) -> Selected:
+    async def _selected(self, asked: Asked, receive: Receive, scope: Scope) -> Selected:
         """Cancelled when the client leaves; a promise that survives that is given back, nobody is there to use it."""
         if asked.wait_seconds == 0 or asked.dry_run or not asked.start:
             return await self._doors.select(asked)
-        async with Companion(receive) as client:
+        async with Companion(receive, scope.get(PRESENCE)) as client:
             selected = await self._doors.select(asked)
         if client.left:
             if selected.lease is not None:

@@ -9,7 +9,7 @@ from html import escape
 from dispatcher.vocabulary.fleet import FleetView, PlaceView
 from dispatcher.vocabulary.settings import GIB
 from dispatcher.vocabulary.signal import Snapshot
-from dispatcher.wire.openapi import OPERATIONS
+from dispatcher.wire.operations import OPERATIONS
 
 _STYLE = (
     ":root{color-scheme:light dark}"

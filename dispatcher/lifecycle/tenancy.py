@@ -366,11 +366,12 @@ class Tenancy:
         self.write(place, failed(before, now, rules, jitter_ratio=self._jitter(), because=because))
 
     def withdraw_grantee_of(self, victim: Place) -> None:
-        """A victim is stuck: who counted on its memory is told so, and its grant ends."""
+        """A victim is stuck: who counted on its memory is told so, and its grant ends. One that was told to stop
+        meanwhile, and was not seen stopped either, still counts: nobody knows how far its start came."""
         holding = self.ledger.holdings.get(victim)
-        if holding is None or holding.taken_by is None:
+        grantee = None if holding is None else holding.taken_by
+        if grantee is None or self.residents[grantee].state is not PlaceState.STARTING:
             return
-        grantee = holding.taken_by
         self.end_all(grantee, "withdrawn")
         self.release(grantee)
         seen = self.residents[grantee].seen

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: a literal table of routes over the shapes of this room.
+"""The OpenAPI 3.1 document, drawn from the literal table of wire.operations over the shapes of this room.
 
 Every status an operation can answer is in it, and no `default`: what is not documented is a fault. Two tests keep it
 true: tests/wire/test_openapi.py holds the table to the app's routes and calls every one of them, and
@@ -7,207 +7,36 @@ tests/e2e/test_schemathesis.py sends the real daemon what the document allows, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import msgspec
-from msgspec import Struct
 
-from dispatcher.vocabulary.settings import Role
+from dispatcher.vocabulary.relay import Endpoint, Surface
+from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
+from dispatcher.wire.operations import EVENTS, GATEWAY, JSON, LINES, OWN, Operation, statuses_of_problems
 from dispatcher.wire.problem import MEDIA_TYPE, PROBLEMS, Problem
-from dispatcher.wire.select import DecisionsQuery, OutcomeBody, PerformanceQuery, SelectBody
-from dispatcher.wire.shapes import Answer, DecisionKept, NoModel
-from dispatcher.wire.view_shapes import (
-    ActionTold,
-    Decisions,
-    LeaseTold,
-    Liveness,
-    ModelsTold,
-    OllamaHealth,
-    PerformanceMetrics,
-    Queue,
-    Readiness,
-    Recommendations,
-    SnapshotTold,
-)
+from dispatcher.wire.surface_shapes import OllamaFailure, OpenaiFailure
 
 VERSION = "3.1.0"
-JSON = "application/json"
-EXPOSITION = "text/plain"
-HTML = "text/html"
-EVENTS = "text/event-stream"
 _REF = "#/components/schemas/{name}"
-_Answers = dict[int, tuple[str | None, tuple[type, ...]]]  # no type: no body, or one that is no JSON of ours
+_ERRORS: dict[Surface | None, tuple[str, str, type]] = {  # → before the responses' names, content type, shape
+    None: ("", MEDIA_TYPE, Problem),
+    "openai": ("Openai", JSON, OpenaiFailure),
+    "ollama": ("Ollama", JSON, OllamaFailure),
+}
 
 
-_EVERYWHERE = (400, 408, 413, 421, 431, 500, 503)  # from the connection and the front door, whatever is asked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one path. answers: status → (content type, one of these shapes). problems: the statuses of its own
-    that are problems; those of every operation are in `statuses_of_problems`. query: a Struct whose fields are the
-    parameters."""
-
-    method: str
-    path: str
-    summary: str
-    answers: _Answers
-    problems: tuple[int, ...] = ()
-    query: type[Struct] | None = None
-    body: type[Struct] | None = None
-    body_required: bool = False
-    open: bool = False  # without a key
-    acts: bool = False  # although it is a GET: not for another site's page
-    role: Role = "infer"  # that a key needs, where keys are configured
-
-
-def statuses_of_problems(operation: Operation) -> tuple[int, ...]:
-    """Every status that can come as a problem. With a part in the path a 404 always can: its value may be no name."""
-    own = {*_EVERYWHERE, *operation.problems}
-    own |= set() if operation.open else {401}
-    own |= {403} if operation.acts or operation.method != "GET" else set()
-    own |= {404} if "{" in operation.path else set()
-    return tuple(sorted(own))
-
-
-_SELECT: _Answers = {200: (JSON, (Answer, NoModel)), 503: (MEDIA_TYPE, (NoModel, Problem))}
-_ACTION: _Answers = {202: (JSON, (ActionTold,))}
-_LEASE: _Answers = {200: (JSON, (LeaseTold,))}
-
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        method="GET",
-        path="/select",
-        summary="Which model should do this, right now, here? With a lease on it.",
-        answers=_SELECT,
-        query=SelectBody,
-        acts=True,
-    ),
-    Operation(
-        method="POST",
-        path="/select",
-        summary="As GET, with the fields in a body: prompts belong there.",
-        answers=_SELECT,
-        body=SelectBody,
-    ),
-    Operation(
-        method="POST",
-        path="/outcomes",
-        summary="What became of a decision; durable before it is answered. Ends its lease.",
-        answers={204: (None, ())},
-        problems=(404, 507),
-        body=OutcomeBody,
-        body_required=True,
-    ),
-    Operation(method="GET", path="/leases/{id}", summary="A lease, and how far its place has come.", answers=_LEASE),
-    Operation(
-        method="PUT", path="/leases/{id}", summary="Renew: its time begins anew.", answers=_LEASE, problems=(409,)
-    ),
-    Operation(method="DELETE", path="/leases/{id}", summary="Give it back.", answers={204: (None, ())}),
-    Operation(
-        method="GET",
-        path="/decisions",
-        summary="Past decisions, newest first.",
-        answers={200: (JSON, (Decisions,))},
-        problems=(507,),
-        query=DecisionsQuery,
-    ),
-    Operation(
-        method="GET",
-        path="/decisions/{id}",
-        summary="One past decision: every candidate, every rule, every number.",
-        answers={200: (JSON, (DecisionKept,))},
-        problems=(507,),
-    ),
-    Operation(method="GET", path="/snapshot", summary="The snapshot in use.", answers={200: (JSON, (SnapshotTold,))}),
-    Operation(method="GET", path="/models", summary="The chain and its places.", answers={200: (JSON, (ModelsTold,))}),
-    Operation(
-        method="POST",
-        path="/models/{model}/start",
-        summary="Start a model.",
-        answers=_ACTION,
-        problems=(409,),
-        role="admin",
-    ),
-    Operation(
-        method="POST",
-        path="/models/{model}/stop",
-        summary="Drain a model, then stop it.",
-        answers=_ACTION,
-        problems=(409,),
-        role="admin",
-    ),
-    Operation(
-        method="POST",
-        path="/models/{model}/pin",
-        summary="Make it what `auto` means.",
-        answers=_ACTION,
-        problems=(409, 507),
-        role="admin",
-    ),
-    Operation(
-        method="DELETE",
-        path="/models/{model}/pin",
-        summary="Let `auto` choose again.",
-        answers=_ACTION,
-        problems=(507,),
-        role="admin",
-    ),
-    Operation(
-        method="GET",
-        path="/recommendations",
-        summary="Models ranked for a request, with the reasoning; no lease, no side effect.",
-        answers={200: (JSON, (Recommendations,))},
-        query=SelectBody,
-    ),
-    Operation(
-        method="GET",
-        path="/performance-metrics",
-        summary="How the models have done here.",
-        answers={200: (JSON, (PerformanceMetrics,))},
-        query=PerformanceQuery,
-    ),
-    Operation(
-        method="GET",
-        path="/api/v1/ollama/health",
-        summary="Health in one word, and per model.",
-        answers={200: (JSON, (OllamaHealth,))},
-    ),
-    Operation(method="GET", path="/queue", summary="What runs and what waits.", answers={200: (JSON, (Queue,))}),
-    Operation(
-        method="GET",
-        path="/events",
-        summary="What happens, as Server-Sent Events; Last-Event-ID resumes, `dropped` tells what was missed.",
-        answers={200: (EVENTS, ())},
-        acts=True,
-    ),
-    Operation(
-        method="GET",
-        path="/livez",
-        summary="The loop's heartbeat.",
-        answers={200: (JSON, (Liveness,)), 503: (JSON, (Liveness,))},
-        open=True,
-    ),
-    Operation(
-        method="GET",
-        path="/readyz",
-        summary="Whether a request would find a model; ?verbose lists every check.",
-        answers={200: (JSON, (Readiness,)), 503: (JSON, (Readiness,))},
-    ),
-    Operation(method="GET", path="/metrics", summary="The exposition.", answers={200: (EXPOSITION, ())}),
-    Operation(method="GET", path="/openapi.json", summary="This document.", answers={200: (JSON, (dict,))}),
-    Operation(method="GET", path="/", summary="A page for people.", answers={200: (HTML, ())}),
-)
-
-
-def openapi() -> dict[str, Any]:
-    """The whole document, made anew."""
-    shapes = [shape for operation in OPERATIONS for _, each in operation.answers.values() for shape in each]
-    bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
-    _, components = msgspec.json.schema_components([*shapes, *bodies, Problem], ref_template=_REF)
+def openapi(*, gateway: bool = True) -> dict[str, Any]:
+    """The whole document, made anew. gateway: whether it is there."""
+    operations = (*OWN, *GATEWAY) if gateway else OWN
+    shapes = [shape for operation in operations for _, each in operation.answers.values() for shape in each]
+    bodies = [operation.body for operation in operations if operation.body is not None]
+    surfaces = dict.fromkeys((None, *(operation.surface for operation in operations)))
+    errors = [_ERRORS[surface][2] for surface in surfaces]
+    _, components = msgspec.json.schema_components([*shapes, *bodies, *errors], ref_template=_REF)
+    statuses = sorted({usual for usual, _ in PROBLEMS.values()})
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     return {
         "openapi": VERSION,
@@ -222,7 +51,9 @@ def openapi() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
-            "responses": {_name(status): _problem(status) for status in sorted({one for one, _ in PROBLEMS.values()})},
+            "responses": {
+                _name(status, surface): _problem(status, surface) for surface in surfaces for status in statuses
+            },
             "headers": _HEADERS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -239,17 +70,46 @@ def _operation(operation: Operation) -> dict[str, Any]:
         told["security"] = []
     elif operation.role == "admin":
         told["description"] = "Where keys are configured, an admin's is needed: another gets 403."
-    if operation.body is not None:
+    if operation.relays is not None:
+        told["description"] = _RELAYED
+        told["requestBody"] = _relayed_body(operation.relays)
+    elif operation.body is not None:
         content = {JSON: {"schema": _schema(operation.body)}}
         told["requestBody"] = {"required": operation.body_required, "content": content}
     responses = {status: _answer(status, *answer) for status, answer in operation.answers.items()}
     for status in statuses_of_problems(operation):
         if status not in responses:
-            responses[status] = {"$ref": f"#/components/responses/{_name(status)}"}
+            responses[status] = {"$ref": f"#/components/responses/{_name(status, operation.surface)}"}
         else:
             responses[status]["content"].setdefault(MEDIA_TYPE, {"schema": _schema(Problem)})
     told["responses"] = {str(status): responses[status] for status in sorted(responses)}
+    if operation.relays is not None:
+        _relays(told["responses"], operation.relays)
     return told
+
+
+def _relays(responses: dict[str, Any], endpoint: Endpoint) -> None:
+    """What a model server's answers add: a stream, and its own refusals."""
+    whole = responses["200"]
+    whole["headers"] = {**whole["headers"], **{name: {"$ref": f"#/components/headers/{name}"} for name in _TOLD}}
+    if endpoint.may_stream:
+        whole["content"][EVENTS if endpoint.surface == "openai" else LINES] = {"schema": {"type": "string"}}
+    responses["4XX"] = {
+        "description": "the model server refused it: its status, its words",
+        "headers": _headers(0),
+        "content": {JSON: {"schema": _schema(_ERRORS[endpoint.surface][2])}},
+    }
+
+
+def _relayed_body(endpoint: Endpoint) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "model": {"type": ["string", "null"], "description": "a model of the chain; absent or auto: it is chosen"}
+    }
+    if endpoint.may_stream:
+        usual = endpoint.streams_unless_told
+        properties["stream"] = {"type": ["boolean", "null"], "default": usual}
+    schema = {"type": "object", "properties": properties, "additionalProperties": True}
+    return {"required": True, "content": {JSON: {"schema": schema, "example": _EXAMPLES[endpoint.path]}}}
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -260,6 +120,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     if operation.query is not None:
         for name, hint in get_type_hints(operation.query, include_extras=True).items():
             told.append({"name": name, "in": "query", "required": False, **_in_query(name, hint)})
+    if operation.relays is not None:
+        told += [{"name": name, "in": "header", "required": False, **given} for name, given in _WISHES.items()]
     if operation.path == "/readyz":
         told.append({"name": "verbose", "in": "query", "required": False, "schema": {"type": "string"}})
     return told
@@ -280,6 +142,44 @@ def _in_query(name: str, hint: Any) -> dict[str, Any]:
     return {"schema": schema if schema.get("type") == "array" else whole}
 
 
+_RELAYED = (
+    "The body goes to a model server as it is, but for `model` and, under /api, `options.num_ctx` and `keep_alive`: "
+    "only what would reload or unload a model is replaced. The answer comes back byte for byte. api_base, base_url, "
+    "api_key and api_version are refused: where a request goes is decided here."
+)
+_CHAT = {"model": "auto", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": {"model": "auto", "prompt": "The sky is"},
+    "/v1/embeddings": {"model": "auto", "input": ["The sky is blue"]},
+    "/api/chat": _CHAT,
+    "/api/generate": {"model": "auto", "prompt": "Why is the sky blue?", "stream": False},
+    "/api/embed": {"model": "auto", "input": ["The sky is blue"]},
+    "/api/embeddings": {"model": "auto", "prompt": "The sky is blue"},
+}
+
+
+def _word(words: tuple[str, ...], description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", "enum": list(words)}}
+
+
+_WISHES: dict[str, dict[str, Any]] = {  # wire.surface reads them
+    "X-Dispatcher-Task": _word(TASKS, "else it is classified"),
+    "X-Dispatcher-Complexity": _word((*COMPLEXITIES, "low", "medium", "high"), "else it is classified"),
+    "X-Dispatcher-Prefer": _word(("speed", "balanced", "quality"), "else balanced"),
+    "X-Dispatcher-Priority": _word(PRIORITIES, "of its place in the queue; else normal"),
+    "X-Dispatcher-Deadline": {
+        "description": "seconds from its arrival to the whole answer",
+        "schema": {"type": "number", "minimum": 0.001, "maximum": 86_400},
+    },
+    "X-Dispatcher-Agent": {
+        "description": "who asks, for /performance-metrics",
+        "schema": {"type": "string", "maxLength": 200, "pattern": r"^[ -~]*$"},
+    },
+    "X-Dispatcher-Fallback": _word(("on", "off"), "off: the model that is named, or none"),
+    "X-Dispatcher-Cache": _word(("on", "off"), "else on for temperature 0 alone"),
+}
+_TOLD = tuple(f"X-Dispatcher-{word}" for word in ("Decision", "Model", "Attempts", "Degraded", "Cache"))
 _SECONDS = {"type": "integer", "minimum": 1, "maximum": 120}
 _HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"required": True, "schema": {"type": "string"}},
@@ -288,29 +188,44 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "WWW-Authenticate": {"description": "where keys are configured", "schema": {"type": "string"}},
     "Allow": {"required": True, "schema": {"type": "string"}},
     "Retry-After": {"description": "where asking again may help", "schema": _SECONDS},
+    "X-Dispatcher-Decision": {"description": "GET /decisions/{id} explains it", "schema": {"type": "string"}},
+    "X-Dispatcher-Model": {"description": "which model answered", "schema": {"type": "string"}},
+    "X-Dispatcher-Attempts": {"description": "0: from the cache", "schema": {"type": "integer", "minimum": 0}},
+    "X-Dispatcher-Degraded": {"description": "a source was failing", "schema": {"enum": ["true", "false"]}},
+    "X-Dispatcher-Cache": {"description": "where the cache was asked", "schema": {"enum": ["hit", "miss"]}},
     "X-Should-Retry": {"description": "false: by itself nothing changes", "schema": {"enum": ["true", "false"]}},
 }
 _ALWAYS = ("X-Request-Id", "Cache-Control", "X-Content-Type-Options")
-_BESIDES = {401: ("WWW-Authenticate",), 405: ("Allow",), 409: ("Retry-After",), 503: ("Retry-After", "X-Should-Retry")}
+_AGAIN = ("Retry-After", "X-Should-Retry")
+_BESIDES = {
+    401: ("WWW-Authenticate",),
+    405: ("Allow",),
+    409: ("Retry-After",),
+    429: _AGAIN,
+    502: _AGAIN,
+    503: _AGAIN,
+    504: _AGAIN,
+}
 _NAMES = {403: "Forbidden", 503: "Unavailable"}  # of problems, where several words share a status
 
 
-def _name(status: int) -> str:
+def _name(status: int, surface: Surface | None) -> str:
     """Of the response in components: the word of its problem, as a name."""
     word = next(word for word, (usual, _) in PROBLEMS.items() if usual == status)
-    return _NAMES.get(status) or word.title().replace("_", "")
+    return _ERRORS[surface][0] + (_NAMES.get(status) or word.title().replace("_", ""))
 
 
 def _headers(status: int) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in (*_ALWAYS, *_BESIDES.get(status, ()))}
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _problem(status: int, surface: Surface | None) -> dict[str, Any]:
+    _, media_type, shape = _ERRORS[surface]
     words = {word: title for word, (usual, title) in PROBLEMS.items() if usual == status}
     return {
         "description": "; ".join(f"{word}: {title}" for word, title in words.items()),
         "headers": _headers(status),
-        "content": {MEDIA_TYPE: {"schema": _schema(Problem)}},
+        "content": {media_type: {"schema": _schema(shape)}},
     }
 
 

@@ -176,8 +176,8 @@ class Watch:
     """One stream, piece by piece. Mutable; the relay keeps one per attempt.
 
     begun: its first content was seen: from here on no other model may answer. ended: its end marker was seen.
-    failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came. What comes after an
-    end or a failure is not read.
+    failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came. What comes
+    after an end or a failure is not read.
     """
 
     def __init__(self, surface: Surface) -> None:
@@ -285,17 +285,6 @@ class Watch:
             self.ended = True
         else:
             self.failed = "empty"
-
-
-def up_to_failure(surface: Surface, last: bytes) -> bytes:
-    """The end of a stream that said itself that it failed, without what followed: some add an end marker to it."""
-    watch, size_bytes = Watch(surface), 0
-    for line in last.split(b"\n"):
-        watch.take(line + b"\n")
-        size_bytes += len(line) + 1
-        if watch.failed is not None:
-            break
-    return last[:size_bytes].rstrip(b"\r\n") + (b"\n\n" if surface == "openai" else b"\n")
 
 
 def _told(line: bytes) -> Cause:

@@ -223,10 +223,17 @@ class OllamaHealth(Struct, kw_only=True, frozen=True):
 
 
 class QueuePlace(Struct, kw_only=True, frozen=True):
+    """running: requests at its engine; slots: how many may be. draining: slots that prompts which were cancelled still
+    take. waiting, limits: by priority; one more than the limit is refused. oldest_wait_seconds null: nobody waits.
+    estimated_wait_seconds: of a normal request that came now."""
+
     place: str
     model: str
     running: int
+    draining: int
+    slots: int
     waiting: dict[str, int]
+    limits: dict[str, int]
     oldest_wait_seconds: float | None
     estimated_wait_seconds: float | None
 

@@ -13,7 +13,8 @@ from msgspec import Struct
 from dispatcher.vocabulary.decision import Candidate, Decision
 from dispatcher.vocabulary.fleet import FleetView, LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import BLEND_SAMPLES, NO_RATES, Profiles, Record
-from dispatcher.vocabulary.request import DEFAULT_NUM_CTX, PRIORITIES
+from dispatcher.vocabulary.queue import Line
+from dispatcher.vocabulary.request import DEFAULT_NUM_CTX, PRIORITIES, Priority
 from dispatcher.vocabulary.signal import HOST, HOST_SIGNALS, OPTIONAL_SIGNALS, OTHER_SIGNALS, Reading, Snapshot
 from dispatcher.wire.decision import moment, reasons_told, rounded, scores_told, snapshot_used
 from dispatcher.wire.view_shapes import (
@@ -324,20 +325,26 @@ def _mean_seconds(profiles: Profiles) -> float | None:
     return sum(value * count for value, count in weighted) / n if n else None
 
 
-def queue_document(fleet: FleetView) -> Queue:
-    """Places with requests in flight. Nobody queues before the gateway does: what waits, waits for leases."""
+def _of_each(counts: Mapping[Priority, int]) -> dict[str, int]:
+    return {**dict.fromkeys(PRIORITIES, 0), **{str(word): count for word, count in counts.items()}}
+
+
+def queue_document(fleet: FleetView, lines: Iterable[Line]) -> Queue:
+    """Every place the gateway has had a request for; and who waits for leases, at /select or in the gateway."""
     return Queue(
         places=[
             QueuePlace(
-                place=str(view.place),
-                model=view.place.model,
-                running=view.in_flight,
-                waiting=dict.fromkeys(PRIORITIES, 0),
-                oldest_wait_seconds=None,
-                estimated_wait_seconds=None,
+                place=str(line.place),
+                model=line.place.model,
+                running=line.running,
+                draining=line.draining,
+                slots=line.slots,
+                waiting=_of_each(line.waiting),
+                limits=_of_each(line.limits),
+                oldest_wait_seconds=rounded(line.oldest_wait_seconds),
+                estimated_wait_seconds=rounded(line.estimated_wait_seconds),
             )
-            for view in fleet.places
-            if view.in_flight > 0
+            for line in lines
         ],
         waiting_for_leases=[
             Waiting(

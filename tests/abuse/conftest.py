@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.abuse.abused import ADMIN_KEY, INFER_KEY, AbusedDaemon, keyed
+from tests.abuse.gateway_place import Place, gateway_place
 from tests.abuse.recording import RecordingServer, recording
 from tests.e2e.machine import model_server
 from tests.e2e.running import running
@@ -29,3 +30,10 @@ def daemon(prometheus: RecordingServer, tmp_path_factory: pytest.TempPathFactory
         ) as started,
     ):
         yield AbusedDaemon(started)
+
+
+@pytest.fixture(scope="session")
+def there(prometheus: RecordingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Another one, whose model server writes down what it is asked."""
+    with gateway_place(prometheus.url, tmp_path_factory.mktemp("gateway")) as place:
+        yield place

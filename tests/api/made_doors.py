@@ -19,6 +19,7 @@ from dispatcher.errors import NotFound
 from dispatcher.vocabulary.decision import Selected
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState
 from dispatcher.vocabulary.profile import Measured, Rates, Success
+from dispatcher.vocabulary.relay import Arrived, Client
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire.decision import decision_document, encode
 from tests.builders import (
@@ -71,6 +72,10 @@ async def _act(model: str, what: str) -> dict[str, Any]:
     return {"model": model, "action": what, "state": "ready", "because": ""}
 
 
+async def _relay(arrived: Arrived, client: Client) -> None:
+    await client.answer(200, b"{}", [(b"content-type", b"application/json")])
+
+
 def some_doors(**changes: Any) -> Doors:
     """A house where llama is ready and everything asked for by the id d-1 or l-1 exists."""
     fleet = a_fleet(a_place_view(PHI), a_ready_view(LLAMA, leases=1, in_flight=1), a_place_view(QWEN, installed=False))
@@ -99,6 +104,7 @@ def some_doors(**changes: Any) -> Doors:
         "heartbeat_age_seconds": lambda: 0.2,
         "clock": ManualClock(NOW + 2),
         "draining": lambda: False,
+        "relay": _relay,
     }
     return Doors(**{**defaults, **changes})
 

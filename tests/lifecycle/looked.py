@@ -8,7 +8,7 @@ from dispatcher.clock import ManualClock
 from dispatcher.lifecycle.looking import Looking
 from dispatcher.lifecycle.tenancy import Tenancy
 from dispatcher.vocabulary.event import Event, Leased
-from dispatcher.vocabulary.fleet import Lease, Place, PlaceSeen, PlaceState
+from dispatcher.vocabulary.fleet import NOT_BREAKING, Lease, Place, PlaceSeen, PlaceState
 from dispatcher.vocabulary.settings import GIB, Settings
 from tests.builders import LLAMA, NOW, a_seen, a_snapshot, some_profiles
 
@@ -31,6 +31,7 @@ class Looked:
             profiles=some_profiles,
             emit=self.events.append,
             in_flight=lambda place: 0,
+            breaker=lambda place: NOT_BREAKING,
             jitter=lambda: 1.0,
             wake=lambda: None,
             notify=lambda: None,

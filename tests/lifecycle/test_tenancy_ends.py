@@ -181,3 +181,21 @@ def test_a_lease_that_is_renewed_is_one_to_write_down():
     assert (False, None) == (lease.durable, lease.expires_at_seconds)
     assert house.tenancy.renew(lease.id).durable
     assert house.tenancy.promises.get(lease.id).durable
+
+
+def test_a_grantee_told_to_stop_and_stuck_with_its_victim_still_counts():
+    """The engine answered neither stop. Whether the grantee's start was under way by then, nobody knows."""
+    house = Owned()
+    house.up(QWEN)
+    house.reserve(LLAMA, QWEN)
+    before_gib = house.reserved_gib()
+
+    house.tenancy.end_all(LLAMA, "withdrawn")
+    house.tenancy.stop(LLAMA, "asked", "stopped by hand while starting")
+    for place in (QWEN, LLAMA):
+        house.tenancy.turn(place, "stop_overdue", "the engine was silent")
+        house.tenancy.withdraw_grantee_of(place)
+
+    assert [PlaceState.STUCK, PlaceState.STUCK] == [house.state(QWEN), house.state(LLAMA)]
+    assert house.view(LLAMA).budget_bytes > 0
+    assert before_gib == house.reserved_gib()
