@@ -164,7 +164,8 @@ class Attempt:
                 held.append(piece)
                 if watch.failed is not None:
                     break
-                if not watch.begun or len(piece) <= watch.unended_bytes:
+                unended_bytes = watch.unended_bytes
+                if not watch.begun or len(piece) <= unended_bytes:
                     continue
                 now = loop.time()
                 if not answering.begun:
@@ -172,8 +173,9 @@ class Attempt:
                     await answering.begin(ended.content_type, headers)
                 elif now - last_at > ended.longest_pause_seconds:
                     ended.longest_pause_seconds = now - last_at
-                piece, held = _whole_lines(held, watch.unended_bytes)
-                keep_bytes = self._keep(piece, keep_bytes)
+                piece, held = _whole_lines(held, unended_bytes)
+                if keep_bytes > 0:
+                    keep_bytes = self._keep(piece, keep_bytes)
                 await self._pass_on(piece)
                 last_at = loop.time()
                 pause = AFTER_END_SECONDS if watch.ended else self._limits.between_seconds

@@ -174,7 +174,8 @@ class Gateway:
 
     async def _grouped(self, errand: Errand, key: bytes | None) -> Status:
         """Batch requests go model by model, so that the models are not swapped for each of them."""
-        chosen = self._recommend(errand.told.asked).chosen
+        decision = self._recommend(errand.told.asked)
+        chosen = decision.chosen or decision.wait_for  # the latter: it would wait for the leases of the group before it
         if chosen is None:
             return await self._tried(errand, key)
         until = self._clock.now_seconds() + self._settings().gateway.queue.batch_wait_seconds

@@ -61,6 +61,7 @@ class _Event(msgspec.Struct):
     """One event of an OpenAI stream, or the whole of such an answer."""
 
     error: Any = None
+    model: Any = None
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = _NO_USAGE  # read for the timings only: an odd one does not make an answer a bad one
 
@@ -267,11 +268,14 @@ class Watch:
         if read.error is not None:
             self._failed(data)
             return
+        if self.begun and read.model == "" and not any(_goes_on(choice) for choice in read.choices or ()):
+            self.failed = "truncated"  # Ollama's last word when its runner was killed; a [DONE] after it is a proxy's
+            return
         for choice in read.choices or ():
             if choice.finish_reason is not None:
                 self.begun = True
             elif not self.begun:
-                self.begun = bool(choice.text) or _says(choice.delta)
+                self.begun = _goes_on(choice)
         if read.usage is not _NO_USAGE and read.usage != _NO_USAGE:
             self._last = data
 
@@ -290,6 +294,10 @@ class Watch:
 def _told(line: bytes) -> Cause:
     """What an error inside of a stream means."""
     return "memory" if ollama.is_memory_refusal(500, line) else "server_error"
+
+
+def _goes_on(choice: _Choice) -> bool:
+    return choice.finish_reason is not None or bool(choice.text) or _says(choice.delta)
 
 
 def _says(said: _Said | None) -> bool:

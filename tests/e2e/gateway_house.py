@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from dispatcher.vocabulary.relay import ENDPOINTS
+from tests.e2e.machine import CPU_NEVER_MATTERS
 from tests.e2e.running import GIB, MIB, RunningDaemon, chain, running
 from tests.misbehaving import CHAIN, Misbehaving, words_of
 from tests.realparts import eventually
@@ -199,6 +200,7 @@ def house(
     with Misbehaving(**server) as misbehaving:
         config: dict[str, Any] = {
             "telemetry": {"prometheus": {"enabled": False}},
+            "policy": CPU_NEVER_MATTERS,
             "models": chain(100 * MIB, 110 * MIB, 120 * MIB),
             "lifecycle": {
                 "provider": "ollama",

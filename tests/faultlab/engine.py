@@ -206,8 +206,13 @@ class FaultyEngine(FakeEngine):
             self._failed(place)  # from here on, or until now, it did not do what it was promised for
         server.silent, server.paused = silent, paused
 
-    def heal(self) -> None:
+    def answers_again(self) -> None:
+        if self.trouble:
+            self.slow_stops.append(self._clock.now_seconds())  # one that was under way took at least until now
         self.trouble = ""
+
+    def heal(self) -> None:
+        self.answers_again()
         self.undeclared = {BYSTANDER}
         self.hung_starts.clear()
         for server in self.servers.values():

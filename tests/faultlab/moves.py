@@ -165,7 +165,7 @@ class Moves(Lab):
         self.engine.trouble = how
 
     def engine_heals(self) -> None:
-        self.engine.trouble = ""
+        self.engine.answers_again()
         self.engine.tell()
 
     def start_fails(self, place: Place) -> None:

@@ -122,6 +122,15 @@ def test_an_end_marker_ends_what_was_begun_and_of_nothing_is_none() -> None:
     assert (False, False, "empty") == seen(watched("openai", [DONE]))
 
 
+def test_a_done_after_the_last_word_of_a_killed_runner_is_a_proxys() -> None:
+    killed = event({"role": "assistant", "content": ""}, model="")
+
+    assert NO_END == seen(watched("openai", [event({"content": "a"}, model="phi3:mini"), killed, DONE]))
+    assert WHOLE == seen(
+        watched("openai", [event({"content": "a"}, model=""), event({"content": "b"}, model=""), DONE])
+    )
+
+
 def test_a_reason_for_the_end_is_no_end_marker() -> None:
     assert NO_END == seen(watched("openai", [event({"content": "a"}), STOP]))
 
