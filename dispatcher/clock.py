@@ -7,6 +7,7 @@ jumps (CLOCK_BOOTTIME where there is one: it counts suspend, so a lease does not
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Protocol
 
 
@@ -15,10 +16,9 @@ class Clock(Protocol):
         """Unix seconds, never running backwards."""
 
 
-def _steady_seconds() -> float:
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+_steady_seconds = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
 
 def wall_seconds() -> float:

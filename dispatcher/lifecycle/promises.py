@@ -9,6 +9,7 @@ from dataclasses import replace
 from dispatcher.vocabulary.fleet import Claim, Lease, Place
 
 REMEMBERED_ENDS = 4096  # so that GET /leases/{id} can say how an ended one ended
+SPENT_ENTRIES = 256  # of the heap: of leases that ended before their time, as nearly all do
 
 
 class Promises:
@@ -73,6 +74,10 @@ class Promises:
             del self._of_place[lease.place]
         if lease.expires_at_seconds is not None and lease.expires_at_seconds >= self._until.get(lease.place, 0.0):
             self._refresh_until(lease.place)  # the last to end, mostly: seldom while others live
+        if len(self._expiries) > 2 * len(self._leases) + SPENT_ENTRIES:
+            live = self._leases.values()
+            self._expiries = [(one.expires_at_seconds, one.id) for one in live if one.expires_at_seconds is not None]
+            heapq.heapify(self._expiries)
         self._ended[lease_id] = (lease, cause)
         while len(self._ended) > REMEMBERED_ENDS:
             del self._ended[next(iter(self._ended))]

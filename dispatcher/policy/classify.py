@@ -25,10 +25,16 @@ class _Rule(NamedTuple):
     pattern: re.Pattern[str]
 
     def finds(self, text: str) -> list[object]:
-        return self.pattern.findall(text) if any(word in text for word in self.words) else []
+        return self.pattern.findall(text) if self._may_match(text) else []
 
     def matches(self, text: str) -> bool:
-        return any(word in text for word in self.words) and self.pattern.search(text) is not None
+        return self._may_match(text) and self.pattern.search(text) is not None
+
+    def _may_match(self, text: str) -> bool:
+        for word in self.words:  # noqa: SIM110  # any() takes three times as long
+            if word in text:
+                return True
+        return False
 
 
 def _rule(name: str, words: str, pattern: str) -> _Rule:

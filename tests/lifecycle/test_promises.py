@@ -114,3 +114,15 @@ def test_a_claim_ends_with_its_time(until_seconds, live):
     kept.claim(a_claim("d-1", until_seconds=until_seconds))
 
     assert live == len(kept.claims(NOW))
+
+
+def test_what_ended_before_its_time_is_not_kept_until_then():
+    promises = Promises()
+    stays = replace(a_lease(), id="stays", decision_id="stays", expires_at_seconds=500.0)
+    promises.put(stays)
+    for number in range(10_000):
+        promises.put(replace(stays, id=f"l-{number}", decision_id=f"d-{number}", expires_at_seconds=900.0))
+        promises.end(f"l-{number}", "outcome")
+
+    assert len(promises._expiries) < 1000
+    assert (500.0, ["stays"]) == (promises.next_expiry_seconds(), promises.overdue(500.0))

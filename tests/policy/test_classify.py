@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dispatcher.policy.classify import READ_CHARACTERS, classify
+from dispatcher.policy.classify import _COMPLEX, _TASK_RULES, READ_CHARACTERS, classify
 from dispatcher.vocabulary.request import COMPLEXITIES, TASKS, Asked, Request
 from tests.builders import NOW
 
@@ -222,6 +222,15 @@ def test_other_languages_and_odd_input_are_classified_without_a_crash(text):
 
     assert seen.task in TASKS
     assert seen.complexity in COMPLEXITIES
+
+
+@pytest.mark.parametrize("rule", [*(rule for _, rule in _TASK_RULES), _COMPLEX], ids=lambda rule: rule.name)
+@given(data=st.data())
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_what_a_rule_matches_has_one_of_its_words(rule, data):
+    text = data.draw(st.from_regex(rule.pattern))
+
+    assert any(word in text for word in rule.words)
 
 
 @given(text=st.text(max_size=3000))
