@@ -13,7 +13,6 @@ from dispatcher.vocabulary.action import BLIND, Action, Start, Stop
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
-from dispatcher.vocabulary.request import DEFAULT_NUM_CTX
 from dispatcher.vocabulary.settings import LifecycleSettings, PolicySettings
 from dispatcher.vocabulary.signal import Freshness, Snapshot
 

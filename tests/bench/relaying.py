@@ -31,7 +31,7 @@ _ASKED = {
 @click.option("--profile", type=click.Path(), help="Write a cProfile of the daemon there.")
 def gateway(rounds: int, requests: int, profile: str | None) -> None:
     """CPU per relayed request of the whole daemon (decision, queue, breaker, metrics, history; pollers included)
-    against a bare starlette + aiohttp relay, and the latency each adds to the direct call; JSON and 50-piece streams."""
+    against a bare starlette + aiohttp relay, and the latency each adds to the direct call. JSON, and streams of 50."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         direct = stack.enter_context(_model_server())
         bare = stack.enter_context(_bare(direct.port))
