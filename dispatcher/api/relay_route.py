@@ -22,6 +22,8 @@ from dispatcher.api.exchange import (
     Turned,
     body_of,
 )
+from dispatcher.clock import Clock
+from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.relay import Arrived, Endpoint, Headers
 
 CUT_SECONDS = 2.0  # for what was written to go out, before the connection is broken off
@@ -30,7 +32,8 @@ CUT_SECONDS = 2.0  # for what was written to go out, before the connection is br
 class RelayRoute:
     """One endpoint. An instance, so that starlette routes to it as to an ASGI app."""
 
-    def __init__(self, endpoint: Endpoint, relay: Relay, draining: Callable[[], bool]) -> None:
+    def __init__(self, endpoint: Endpoint, relay: Relay, draining: Callable[[], bool], clock: Clock) -> None:
+        self._clock = clock
         self._endpoint = endpoint
         self._relay = relay
         self._draining = draining
@@ -38,12 +41,20 @@ class RelayRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._draining():
             raise Turned("draining", "it finishes what is in flight and takes nothing new", [(b"retry-after", b"2")])
+        at_seconds = self._clock.now_seconds()  # a deadline counts from here: a body may be long in coming
+        body, unreadable = b"", None
+        try:
+            body = await body_of(receive)
+        except AskInvalid as problem:
+            unreadable = str(problem)
         arrived = Arrived(
             endpoint=self._endpoint,
             headers=[pair for pair in scope["headers"] if pair[0].startswith(b"x-dispatcher-")],
-            body=await body_of(receive),
+            body=body,
             request_id=scope[REQUEST_ID],
             key_name=scope.get(KEY_NAME),
+            at_seconds=at_seconds,
+            unreadable=unreadable,
         )
         async with Companion(receive, scope.get(PRESENCE)) as companion:
             await self._relay(arrived, OverAsgi(scope, send, companion))
@@ -76,14 +87,14 @@ class OverAsgi:
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self._send({"type": "http.response.body", "body": body})
 
-    async def cut(self) -> None:
+    async def cut(self, *, at_once: bool = False) -> None:
         """Closing writes what is left, and no end of the answer after it; who does not take that is cut off."""
         close, abort = self._scope.get(CLOSE), self._scope.get(ABORT)
         if close is None or abort is None:
             return
         close()
         try:
-            async with asyncio.timeout(CUT_SECONDS):
+            async with asyncio.timeout(0.0 if at_once else CUT_SECONDS):
                 await self._companion.gone()
         except TimeoutError:
             abort()

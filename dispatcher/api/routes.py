@@ -81,7 +81,7 @@ class Routes:
         if relay is None:
             return []
         relayed = [
-            Route(endpoint.path, RelayRoute(endpoint, relay, draining), methods=["POST"])
+            Route(endpoint.path, RelayRoute(endpoint, relay, draining, self._doors.clock), methods=["POST"])
             for endpoint in ENDPOINTS.values()
         ]
         routes = [*relayed, *CatalogRoutes(self._doors).table()]

@@ -36,7 +36,8 @@ BUCKETS = 6  # of the window: an end is forgotten within a sixth of it
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
     """recent: (bucket number, ends, failures) of the window, oldest first. openings: how often in a row it opened
-    without having recovered between; the n of its cool-off. probing_until_seconds: while one probe is out."""
+    without having recovered between; the n of its cool-off. probing_until_seconds: while one probe is out. probe: the
+    number of the last one; only its own end moves a half-open breaker."""
 
     state: BreakerState = BreakerState.CLOSED
     since_seconds: float = 0.0
@@ -46,9 +47,11 @@ class Breaker:
     openings: int = 0
     passes: int = 0  # of probes, while half open
     probing_until_seconds: float = 0.0
+    probe: int = 0
 
 
 CLOSED = Breaker()
+NO_PROBE = 0
 
 
 def retry_at_seconds(breaker: Breaker, rules: BreakerSettings) -> float:
@@ -77,21 +80,35 @@ def refusal(breaker: Breaker, now_seconds: float, rules: BreakerSettings) -> str
     return None
 
 
-def probed(breaker: Breaker, until_seconds: float) -> Breaker:
-    """A request goes there; of a half-open breaker it is the probe, and the only one until it ends or that moment."""
+def probed(breaker: Breaker, now_seconds: float, until_seconds: float, probe: int = NO_PROBE) -> tuple[Breaker, int]:
+    """A request goes there; of a half-open breaker it is the probe, and the only one until it ends or that moment.
+
+    probe: the number it has been given here before, when it only claimed its turn; the answer has the number that its
+    end must present. NO_PROBE: it is none, as of a closed breaker, or where another is out."""
     if breaker.state is not BreakerState.HALF_OPEN:
-        return breaker
-    return replace(breaker, probing_until_seconds=until_seconds)
+        return breaker, NO_PROBE
+    if not _is_its(breaker, probe):
+        if now_seconds < breaker.probing_until_seconds:
+            return breaker, NO_PROBE
+        probe = breaker.probe + 1
+    return replace(breaker, probe=probe, probing_until_seconds=until_seconds), probe
 
 
-def released(breaker: Breaker) -> Breaker:
+def _is_its(breaker: Breaker, probe: int) -> bool:
+    """Whether this is the probe that a half-open breaker waits for."""
+    return probe != NO_PROBE and probe == breaker.probe and breaker.probing_until_seconds > 0.0
+
+
+def released(breaker: Breaker, probe: int) -> Breaker:
     """Its request ended without saying anything of the place: cancelled, or the caller's own fault."""
-    return breaker if breaker.probing_until_seconds == 0.0 else replace(breaker, probing_until_seconds=0.0)
+    return replace(breaker, probing_until_seconds=0.0) if _is_its(breaker, probe) else breaker
 
 
-def passed(breaker: Breaker, now_seconds: float, rules: BreakerSettings) -> Breaker:
-    """A request there ended well."""
+def passed(breaker: Breaker, now_seconds: float, rules: BreakerSettings, probe: int = NO_PROBE) -> Breaker:
+    """A request there ended well. One that was under way when the breaker opened is no news of what is there now."""
     if breaker.state is BreakerState.HALF_OPEN:
+        if not _is_its(breaker, probe):
+            return breaker
         breaker = replace(breaker, passes=breaker.passes + 1, probing_until_seconds=0.0)
         if breaker.passes < rules.probe_passes:
             return breaker
@@ -100,9 +117,13 @@ def passed(breaker: Breaker, now_seconds: float, rules: BreakerSettings) -> Brea
     return replace(breaker, failures_in_row=0, recent=_counted(breaker, now_seconds, 0, rules))
 
 
-def failed(breaker: Breaker, now_seconds: float, because: str, rules: BreakerSettings) -> Breaker:
+def failed(
+    breaker: Breaker, now_seconds: float, because: str, rules: BreakerSettings, probe: int = NO_PROBE
+) -> Breaker:
     """A request there failed in a way that says something of the place. because: of the last failure, in words."""
     if breaker.state is BreakerState.HALF_OPEN:
+        if not _is_its(breaker, probe):
+            return breaker
         return _opened(breaker, "probe_failed", now_seconds, f"its probe failed: {because}")
     row, recent = breaker.failures_in_row + 1, _counted(breaker, now_seconds, 1, rules)
     breaker = replace(breaker, failures_in_row=row, recent=recent)

@@ -19,6 +19,7 @@ MARGIN = 1.25  # over the slowest seen
 PREDICTED_FACTOR = 3.0  # a prediction is a median; three times it is hardly ever needed
 PAUSE_FACTOR = 10.0
 UNKNOWN_PAUSE_SECONDS = 30.0
+LEAST_SECONDS = 1.0  # nothing sooner is slow, whatever was seen or predicted
 
 
 class _Slowest:
@@ -50,14 +51,22 @@ class Deadlines:
     """Mutable; one per daemon. Samples and answers are seconds."""
 
     def __init__(self) -> None:
-        self._firsts: OrderedDict[Place, _Slowest] = OrderedDict()
+        self._firsts: OrderedDict[Place, _Slowest] = OrderedDict()  # that came, and those waited for in vain
+        self._came: OrderedDict[Place, _Slowest] = OrderedDict()
+        self._wholes: OrderedDict[Place, _Slowest] = OrderedDict()
         self._pauses: OrderedDict[Place, _Slowest] = OrderedDict()
 
-    def first(self, place: Place, seconds: float, at_seconds: float) -> None:
+    def first(self, place: Place, seconds: float, at_seconds: float, *, came: bool = True) -> None:
         """How long the first content took. One that timed out is a sample, too, of what it was given: it took at least
         so long, and without it a place that has become slow would never be given more. That it grows by a quarter each
         time ends at the settings' bound, and a hundred answers in time make it forgotten."""
         _add(self._firsts, place, seconds, at_seconds)
+        if came:
+            _add(self._came, place, seconds, at_seconds)
+
+    def whole(self, place: Place, seconds: float, at_seconds: float) -> None:
+        """How long an answer took that came in one."""
+        _add(self._wholes, place, seconds, at_seconds)
 
     def pause(self, place: Place, seconds: float, at_seconds: float) -> None:
         """The longest pause within one stream; a stalled one counts with what it was given."""
@@ -70,18 +79,35 @@ class Deadlines:
 
         The longer of the two on purpose: a prompt ten times longer than all before it must not time out because of
         their history, nor a request predicted too short because of its prediction."""
-        slowest, known = _seconds(self._firsts, place, now_seconds), []
-        if slowest is not None:
-            known.append(MARGIN * slowest)
-        if predicted_seconds is not None and predicted_seconds > 0:
-            known.append(PREDICTED_FACTOR * predicted_seconds)
-        longest = max(known, default=rules.first_token_max_seconds)
-        return max(rules.first_token_min_seconds, min(rules.first_token_max_seconds, longest))
+        return _given(_seconds(self._firsts, place, now_seconds), predicted_seconds, rules)
+
+    def overdue_seconds(
+        self, place: Place, predicted_seconds: float | None, rules: TimeoutSettings, now_seconds: float
+    ) -> float:
+        """As first_token_seconds, by what came only: what the place failed to answer within is no reason to wait longer
+        for it."""
+        return _given(_seconds(self._came, place, now_seconds), predicted_seconds, rules)
+
+    def expected_seconds(self, place: Place, predicted_seconds: float, now_seconds: float, *, stream: bool) -> float:
+        """What an answer there hardly ever takes longer than, to its first content (whole: to its end): its p99. By the
+        longer of history and prediction, as for deadlines."""
+        slowest = _seconds(self._came if stream else self._wholes, place, now_seconds)
+        return max(LEAST_SECONDS, slowest or 0.0, PREDICTED_FACTOR * predicted_seconds)
 
     def between_seconds(self, place: Place, rules: TimeoutSettings, now_seconds: float) -> float:
         slowest = _seconds(self._pauses, place, now_seconds)
         wanted = UNKNOWN_PAUSE_SECONDS if slowest is None else PAUSE_FACTOR * slowest
         return max(rules.between_min_seconds, min(rules.between_max_seconds, wanted))
+
+
+def _given(slowest_seconds: float | None, predicted_seconds: float | None, rules: TimeoutSettings) -> float:
+    known = []
+    if slowest_seconds is not None:
+        known.append(MARGIN * slowest_seconds)
+    if predicted_seconds is not None and predicted_seconds > 0:
+        known.append(PREDICTED_FACTOR * predicted_seconds)
+    longest = max(known, default=rules.first_token_max_seconds)
+    return max(rules.first_token_min_seconds, min(rules.first_token_max_seconds, longest))
 
 
 def total_seconds(first_token_seconds: float, predicted_seconds: float | None, rules: TimeoutSettings) -> float:

@@ -81,7 +81,7 @@ class Rooms:
             snapshot=self.snapshot,
             profiles=self.profiles,
             emit=self.stream.emit,
-            in_flight=lambda place: self.gateway.draining(place),  # the others have leases
+            in_flight=lambda place: self.gateway.in_flight(place),
             breaker=lambda place: self.gateway.breakers.seen(place),
         )
         self.desk = Desk(
@@ -153,7 +153,7 @@ class Rooms:
         )
         self.keeping = Keeping(store=self.store, leases=self._live_leases, emit=self.stream.emit, clock=self.clock)
         self.notifier = Notifier(os.environ)
-        self.leaving = Leaving(begun=self._begin_leaving, answer=self.controller.leave, notifier=self.notifier)
+        self.leaving = Leaving(begun=self._begin_leaving, answer=self._answer_who_waits, notifier=self.notifier)
         self.reloading = Reloading(
             origin or Origin(),
             os.environ,
@@ -207,6 +207,10 @@ class Rooms:
     def _begin_leaving(self) -> None:
         self.controller.tenancy.draining = True
         self.feed.close()
+
+    def _answer_who_waits(self) -> None:
+        self.gateway.leave()  # first: those who wait for a load through it are not to try the next model
+        self.controller.leave()
 
     def doors(self) -> Doors:
         tenancy = self.controller.tenancy

@@ -15,6 +15,7 @@ from dispatcher.wire.ollama import error_text
 
 EVENT_STREAM = b"text/event-stream"
 HEARTBEAT = b": waiting for the model\n\n"
+LAST_WORDS_SECONDS = 2.0  # for a client to take the error that ends its answer; who reads nothing is only cut off
 
 
 class Answering:
@@ -33,6 +34,11 @@ class Answering:
         self._written = b""  # the last two bytes of it
         self.started = False
         self.begun = False
+
+    @property
+    def left(self) -> bool:
+        """The client, of itself."""
+        return self._client.left
 
     def listen(self) -> None:
         """From here on the client waits."""
@@ -78,8 +84,13 @@ class Answering:
         """On a line of its own, also where the answer was cut in the middle of one."""
         ending = b"\n\n" if self._endpoint.surface == "openai" else b"\n"
         gap = b"" if not self._written or self._written.endswith(ending) else ending
-        await self._client.write(gap + event)
-        await self._client.cut()
+        try:
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._client.write(gap + event)
+        except TimeoutError:
+            await self._client.cut(at_once=True)
+        else:
+            await self._client.cut()
 
     def hush(self) -> None:
         """No more heartbeats."""

@@ -67,6 +67,10 @@ class Ended:
         """For its own client."""
         return f"{self.words}: {self.said}" if self.said else self.words
 
+    def told(self) -> tuple[str, str]:
+        """With its cause: for everybody, and for its own client. Of one that failed."""
+        return f"{self.cause}, {self.words}", f"{self.cause}, {self.in_full}"
+
 
 class Attempt:
     """nothing_asked: there is nothing in the request for the model to read."""
@@ -87,6 +91,7 @@ class Attempt:
         self._endpoint = endpoint
         self._limits = limits
         self._nothing_asked = nothing_asked
+        self._sent_bytes = 0
         self._writing = False  # waits for its reader
         self.ended = Ended(began_seconds=clock.now_seconds())
 
@@ -169,8 +174,7 @@ class Attempt:
                     continue
                 now = loop.time()
                 if not answering.begun:
-                    ended.first_token_seconds = self._clock.now_seconds() - ended.began_seconds
-                    await answering.begin(ended.content_type, headers)
+                    await self._begin(headers)
                 elif now - last_at > ended.longest_pause_seconds:
                     ended.longest_pause_seconds = now - last_at
                 piece, held = _whole_lines(held, unended_bytes)
@@ -181,33 +185,42 @@ class Attempt:
                 pause = AFTER_END_SECONDS if watch.ended else self._limits.between_seconds
                 self._timer.reschedule(min(last_at + pause, self._total_at))
         except BROKEN:
-            if not watch.ended:
+            if self._writing or not watch.ended:
                 raise
         except asyncio.CancelledError:  # of the timer, too: it becomes TimeoutError further out
-            if not (watch.ended and self._timer.expired()):
-                raise
+            if self._writing or not (watch.ended and self._timer.expired()):
+                raise  # what was being written is lost: such an answer is not whole, whatever was read of it
         await self._last_of(watch, held, headers, keep_bytes)
         self._judge(watch)
+
+    async def _begin(self, headers: Headers) -> None:
+        self.ended.first_token_seconds = self._clock.now_seconds() - self.ended.began_seconds
+        self._timer.reschedule(self._total_at)
+        self._writing = True
+        await self._answering.begin(self.ended.content_type, headers)
+        self._writing = False
 
     async def _pass_on(self, piece: bytes) -> None:
         """How long its reader takes is no matter of the place, within the time that the whole may take."""
         self._timer.reschedule(self._total_at)
         self._writing = True
+        self._sent_bytes += len(piece)
         await self._answering.write(piece)
         self._writing = False
 
     async def _last_of(self, watch: relayed.Watch, held: list[bytes], headers: Headers, keep_bytes: int) -> None:
-        """What is held when no more comes is the end of an answer, or nothing that goes out: the beginning of a line
-        that is cut, or the piece that shows a failure (a false end in it would make a cut answer look whole)."""
+        """What is held when no more comes is the end of an answer, or what goes out of it no further than its last good
+        line: not the beginning of one that is cut, nor one that shows a failure (a false end would look whole)."""
         watch.end()
         rest = b"".join(held)
-        if not (rest and watch.ended):
+        if not watch.ended:
+            rest = rest[: watch.good_bytes - self._sent_bytes] if self._answering.begun else b""
+        if not rest:
             return
         if not self._answering.begun:
-            self.ended.first_token_seconds = self._clock.now_seconds() - self.ended.began_seconds
-            await self._answering.begin(self.ended.content_type, headers)
+            await self._begin(headers)
         self._keep(rest, keep_bytes)
-        await self._answering.write(rest)
+        await self._pass_on(rest)
 
     def _keep(self, piece: bytes, left_bytes: int) -> int:
         """What is left of what may be kept; nothing once it was too much."""

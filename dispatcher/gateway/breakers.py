@@ -73,24 +73,28 @@ class Breakers:
         self._budget = retry.counted(self._budget, now, repeats=1)
         return True
 
-    def goes(self, place: Place, until_seconds: float) -> None:
-        """A request goes there; of a half-open breaker it is the probe."""
-        if place in self._breakers:
-            self._put(place, table.probed(self._now(place), until_seconds))
+    def goes(self, place: Place, until_seconds: float, probe: int = table.NO_PROBE) -> int:
+        """A request goes there; of a half-open breaker it is the probe. The number that its end presents: of an end
+        without it nobody could say whether it is the probe's. probe: the one it has already, of a claim."""
+        if place not in self._breakers:
+            return table.NO_PROBE
+        after, probe = table.probed(self._now(place), self._clock.now_seconds(), until_seconds, probe)
+        self._put(place, after)
+        return probe
 
-    def passed(self, place: Place) -> None:
+    def passed(self, place: Place, probe: int = table.NO_PROBE) -> None:
         if place in self._breakers:
             now, rules = self._clock.now_seconds(), self._settings().gateway.breaker
-            self._put(place, table.passed(self._now(place), now, rules))
+            self._put(place, table.passed(self._now(place), now, rules, probe))
 
-    def failed(self, place: Place, because: str) -> None:
+    def failed(self, place: Place, because: str, probe: int = table.NO_PROBE) -> None:
         now, rules = self._clock.now_seconds(), self._settings().gateway.breaker
-        self._put(place, table.failed(self._now(place), now, because, rules))
+        self._put(place, table.failed(self._now(place), now, because, rules, probe))
 
-    def says_nothing(self, place: Place) -> None:
+    def says_nothing(self, place: Place, probe: int = table.NO_PROBE) -> None:
         """Its request ended in a way that is no news of the place: the client left, or was at fault."""
         if place in self._breakers:
-            self._put(place, table.released(self._now(place)))
+            self._put(place, table.released(self._now(place), probe))
 
     def close(self) -> None:
         for timer in self._timers.values():

@@ -22,13 +22,11 @@ LARGEST_SHARE = 8  # an answer beyond an eighth of the bound would push out too 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One answer, byte for byte. stream: it was sent as a stream, and is one again."""
+    """One answer, byte for byte, and who gave it."""
 
     body: bytes = field(repr=False)
     content_type: str
-    model: str
     place: Place
-    stream: bool
 
     @property
     def size_bytes(self) -> int:
@@ -79,7 +77,7 @@ class Cache:
 
     def drop(self, model: str) -> int:
         """What this model answered; how many. It has turned unhealthy, and so may have been its answers."""
-        gone = [key for key, (kept, _) in self._kept.items() if kept.model == model]
+        gone = [key for key, (kept, _) in self._kept.items() if kept.place.model == model]
         for key in gone:
             self._remove(key)
         return len(gone)

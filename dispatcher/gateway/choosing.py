@@ -13,6 +13,7 @@ from typing import Protocol
 from dispatcher.clock import Clock
 from dispatcher.gateway.breakers import Breakers
 from dispatcher.gateway.errand import Errand, Given
+from dispatcher.gateway.gate import Group
 from dispatcher.gateway.proofs import Proofs
 from dispatcher.gateway.queue import NoSlot, Queues, Slot
 from dispatcher.vocabulary.decision import Decision, Selected
@@ -21,9 +22,8 @@ from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
 
-LEASE_SECONDS = 900.0  # given back at the end of each attempt; this is for one that never ends
+LEASE_SECONDS = 900.0  # given back at the end of each attempt; what is in flight is kept without one, too
 CLAIM_SECONDS = 1.0  # on a probe, until its attempt has begun
-AGAIN_SECONDS = 5.0  # when only the breaker was in the way
 PATIENCE_SECONDS = 2.0  # before a request looks whether it would be served elsewhere, at least
 
 
@@ -48,15 +48,16 @@ class Choosing:
         proofs: Proofs,
         settings: Callable[[], Settings],
         clock: Clock,
+        leaving: Callable[[], bool],
     ) -> None:
         self._select, self._recommend, self._end_lease = select, recommend, end_lease
         self._queues, self._breakers, self._proofs = queues, breakers, proofs
-        self._fleet, self._settings, self._clock = fleet, settings, clock
+        self._fleet, self._settings, self._clock, self._leaving = fleet, settings, clock, leaving
 
     async def given(self, errand: Errand) -> Given | None:
-        """A place that is ready, and a lease on it; None when nothing is left. A named model comes first; the chain is
-        its fallback, unless the caller said otherwise."""
-        while True:
+        """A place that is ready, and a lease on it; None when nothing is left, or the dispatcher is leaving. A named
+        model comes first; the chain is its fallback, unless the caller said otherwise."""
+        while not self._leaving():
             again = errand.decision is not None or errand.refused is not None
             selected = await self._selected(errand, again)
             lease, origin = selected.lease, selected.endpoint
@@ -72,6 +73,7 @@ class Choosing:
                 return None
             else:
                 errand.named = None
+        return None
 
     async def _selected(self, errand: Errand, again: bool) -> Selected:
         """Once something has failed it, a place that failed last is worth trying only where no other is ready: who
@@ -114,6 +116,18 @@ class Choosing:
     def _is_known(self, model: str) -> bool:
         return any(known.name == model for known in self._settings().models)
 
+    def group(self, errand: Errand) -> Group | None:
+        """Whom it would go with as a batch request, if it went now: the model it would be served by, or would wait for
+        until the leases of the group before it have ended. None: no model."""
+        decision = self._recommend(self._asked(errand))
+        wanted = decision.chosen or decision.wait_for
+        return None if wanted is None else Group(model=wanted.place.model, ready=wanted.state is PlaceState.READY)
+
+    def is_spent(self, errand: Errand) -> bool:
+        """It is for one model alone, and has lost all places of it: there is nothing left to decide."""
+        places = [view.place for view in self._fleet().places if view.place.model == errand.named]
+        return bool(places) and not errand.told.fallback and all(place in errand.lost for place in places)
+
     # --- waiting for a turn --------------------------------------------------------------------------------------
 
     async def slot(self, errand: Errand, given: Given) -> Slot | None:
@@ -125,9 +139,8 @@ class Choosing:
         if self._breakers.is_open(given.place):
             slot.release()
             errand.gives_up_on(given.place, "no_slot", "its breaker is open, or lets one probe through and that is out")
-            errand.queue_retry_seconds = AGAIN_SECONDS
             return None
-        self._breakers.goes(given.place, self._clock.now_seconds() + CLAIM_SECONDS)
+        slot.probe = self._breakers.goes(given.place, self._clock.now_seconds() + CLAIM_SECONDS)
         return slot
 
     async def _slot(self, errand: Errand, given: Given) -> Slot | None:
@@ -145,17 +158,17 @@ class Choosing:
                 given.place,
                 errand.told.asked.priority,
                 until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
-                size_bytes=len(errand.arrived.body),
                 expected_seconds=given.work_seconds,
                 patience_seconds=PATIENCE_SECONDS
                 if self._proofs.is_new(given)  # what is predicted of it is a guess
                 else max(PATIENCE_SECONDS, 2 * (wait_seconds + given.work_seconds)),
                 elsewhere=lambda: self._free_elsewhere(errand, given),
-                may_move=errand.told.fallback,
+                may_move=lambda: self._is_better_off_elsewhere(errand, given),
             )
         except NoSlot as full:
             errand.gives_up_on(given.place, "no_slot", full.words)
-            errand.queue_retry_seconds = full.retry_after_seconds
+            if not full.moved:
+                errand.queue_retry_seconds = full.retry_after_seconds
             return None
         finally:
             errand.queue_seconds += self._clock.now_seconds() - began
@@ -193,14 +206,20 @@ class Choosing:
         return None
 
     async def _turn(self, errand: Errand, given: Given) -> Slot:
-        return await self._queues.enter(
+        """Raises NoSlot; also when the breaker there opened while it waited, or lets one probe through, and that is
+        another's."""
+        slot = await self._queues.enter(
             given.place,
             errand.told.asked.priority,
             until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
-            size_bytes=0,  # they are counted where it was first
             expected_seconds=given.work_seconds,
-            may_move=True,
+            may_move=lambda: True,  # it has its first attempt
         )
+        if self._breakers.is_open(given.place):
+            slot.release()
+            raise NoSlot("its breaker is open, or lets one probe through and that is out", wait_seconds=None)
+        slot.probe = self._breakers.goes(given.place, self._clock.now_seconds() + CLAIM_SECONDS)
+        return slot
 
     # --- elsewhere -----------------------------------------------------------------------------------------------
 
@@ -211,12 +230,23 @@ class Choosing:
             for place in self._others(errand, given)
         )
 
+    def _is_better_off_elsewhere(self, errand: Errand, given: Given) -> bool:
+        """Than in line at a place that just failed another request: somebody would serve it at once, or nobody will
+        here for now and another could be started."""
+        if self._free_elsewhere(errand, given):
+            return True
+        return (
+            errand.told.fallback
+            and self._breakers.is_open(given.place)
+            and any(not self._breakers.is_open(place) for place in self._others(errand, given, ready=False))
+        )
+
     def ready_elsewhere(self, errand: Errand, given: Given) -> bool:
         """Whether another place is ready and has not failed this request."""
         return any(not self._breakers.is_open(place) for place in self._others(errand, given))
 
-    def _others(self, errand: Errand, given: Given) -> list[Place]:
-        """Ready, and not lost. What was decided for a model by its name knows of no other."""
+    def _others(self, errand: Errand, given: Given, *, ready: bool = True) -> list[Place]:
+        """Not lost; and ready, unless others will do. What was decided for a model by its name knows of no other."""
         others = list(given.decision.fallbacks)
         if errand.named is not None:
             decision = self._recommend(replace(self._asked(errand), model=surface.AUTO))
@@ -224,5 +254,7 @@ class Choosing:
         return [
             other.place
             for other in others
-            if other.state is PlaceState.READY and other.place != given.place and other.place not in errand.lost
+            if other.place != given.place
+            and other.place not in errand.lost
+            and (other.state is PlaceState.READY or not ready)
         ]

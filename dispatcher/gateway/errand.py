@@ -11,7 +11,7 @@ from dispatcher.vocabulary.event import Completed, Status
 from dispatcher.vocabulary.fleet import Lease, Place
 from dispatcher.vocabulary.relay import Arrived, Cause, Headers
 from dispatcher.vocabulary.request import Request
-from dispatcher.wire.surface import Told
+from dispatcher.wire.surface import AUTO, Told
 
 OF_TIME: tuple[Cause, ...] = ("silent", "stalled")
 AS_SAID: tuple[Cause, ...] = ("caller_error", "wrong_option", "context_exceeded", "not_found", "rate_limited")
@@ -67,8 +67,10 @@ class Errand:
     queue_seconds: float = 0.0  # waited for a slot, in all
     moved_from: Place | None = None  # where the last attempt failed, and of what
     moved_for: Cause | None = None
-    answered_by: Place | None = None  # whose whole answer came; an attempt still under way elsewhere is in vain
-    outside: bool = False  # the last resort answered
+    repeated: set[Place] = field(default_factory=set)  # where it was tried a second time
+    answered_by: Place | None = None  # whose answer it gets; an attempt still under way elsewhere is in vain
+    outside: str | None = None  # the last resort, by its model, once it is asked: one of the attempts
+    outside_answered: bool = False
     kept_model: str | None = None  # whose answer it was given from the cache
     story: list[str] = field(default_factory=list)
 
@@ -85,6 +87,28 @@ class Errand:
     @property
     def request(self) -> Request | None:
         return None if self.decision is None else self.decision.request
+
+    @property
+    def last_decision_id(self) -> str:
+        """Of the one that stands, else of the last that chose nothing."""
+        decision = self.decision or self.refused
+        return "" if decision is None else decision.id
+
+    @property
+    def task(self) -> str:
+        return "general" if self.request is None else self.request.task
+
+    @property
+    def attempts_here(self) -> int:
+        """Of those, at places of ours."""
+        return self.attempts if self.outside is None else self.attempts - 1
+
+    @property
+    def is_unknown(self) -> bool:
+        """Nothing was chosen because nothing has the name it asked for."""
+        if self.refused is None or self.told.asked.model == AUTO:
+            return False
+        return all(one.rejection is not None and one.rejection.rule == "not_allowed" for one in self.refused.candidates)
 
     def headers(self, *, cache: str | None = None) -> Headers:
         """Of the answer; what is told of the decision that stands."""
@@ -107,27 +131,29 @@ class Errand:
             (b"x-dispatcher-cache", b"hit"),
         ]
 
-    def headers_outside(self, model: str | None) -> Headers:
-        """Of an answer of the last resort."""
-        return [
-            *self.headers()[:2],
-            (b"x-dispatcher-model", _in_header(f"{OUTSIDE}:{model or 'its own'}")),
-            (b"x-dispatcher-attempts", str(self.attempts).encode()),
-        ]
+    def headers_outside(self) -> Headers:
+        """Of an answer of the last resort: the decision is the one that found nothing here, or nothing that worked."""
+        told: Headers = []
+        if (decision := self.decision or self.refused) is not None:
+            told.append((b"x-dispatcher-decision", decision.id.encode()))
+            told.append((b"x-dispatcher-degraded", b"true" if decision.degraded else b"false"))
+        told.append((b"x-dispatcher-model", _in_header(self.outside or OUTSIDE)))
+        told.append((b"x-dispatcher-attempts", str(self.attempts).encode()))
+        return told
 
     def completed(self, status: Status, now_seconds: float) -> Completed:
         """The one event of its end. What was answered from outside, or from the cache, is no place's doing."""
-        request, given, ended = self.request, None if self.outside else self.given, self.ended
-        model = OUTSIDE if self.outside else self.kept_model or self.told.asked.model
+        given, ended = None if self.outside_answered else self.given, self.ended
+        model = self.outside if self.outside_answered else self.kept_model
         timings = None if ended is None or status != "ok" else ended.timings
         durations = timings is not None and timings.total_seconds is not None
         prediction = None if given is None else given.prediction
         return Completed(
             at_seconds=now_seconds,
             decision_id="" if self.decision is None else self.decision.id,
-            model=model if given is None else given.place.model,
+            model=(model or self.told.asked.model) if given is None else given.place.model,
             place=None if given is None else given.place,
-            task="general" if request is None else request.task,
+            task=self.task,
             agent=self.told.asked.agent,
             status=status,
             duration_seconds=now_seconds - self.began_seconds if ended is None else ended.seconds,
@@ -141,6 +167,21 @@ class Errand:
             queue_seconds=self.queue_seconds,
             relayed=True,
         )
+
+
+def unread(began_seconds: float, now_seconds: float) -> Completed:
+    """The one event of a request whose body or wishes could not be read: nobody knows what it was for."""
+    return Completed(
+        at_seconds=now_seconds,
+        decision_id="",
+        model="_other",
+        place=None,
+        task="general",
+        agent="",
+        status="error",
+        duration_seconds=now_seconds - began_seconds,
+        relayed=True,
+    )
 
 
 def _in_header(name: str) -> bytes:

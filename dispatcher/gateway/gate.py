@@ -7,6 +7,7 @@ already causes no change and goes through, unless somebody has waited beyond the
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from dispatcher.gateway.line import NoSlot
 from dispatcher.vocabulary.gateway_settings import QueueSettings
 from dispatcher.vocabulary.settings import Settings
 
+MOST_CHANGES = 3  # of group, while one request waits; then it goes with whom it is
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Waiter:
@@ -25,6 +28,14 @@ class _Waiter:
 
     grouped: Grouped
     future: asyncio.Future[NoSlot | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Whom a batch request would go with. ready: the model is loaded at this moment."""
+
+    model: str
+    ready: bool
 
 
 class Gate:
@@ -38,24 +49,37 @@ class Gate:
         self._waiting: list[_Waiter] = []  # oldest first
 
     @asynccontextmanager
-    async def pass_for(self, model: str, *, ready: bool, until_seconds: float) -> AsyncIterator[None]:
-        await self.enter(model, ready=ready, until_seconds=until_seconds)
-        try:
-            yield
-        finally:
-            self.leave(model)
+    async def pass_for(self, group: Callable[[], Group | None], *, until_seconds: float) -> AsyncIterator[None]:
+        """group: whom it would go with now; asked again once it is let go, for minutes may have passed, and if that is
+        another group it joins that one, as if it had waited there from the beginning. None: it waits for nobody."""
+        since_seconds, wanted, changes = self._clock.now_seconds(), group(), 0
+        while wanted is not None:
+            mine = wanted.model
+            waited = await self.enter(
+                mine, ready=wanted.ready, until_seconds=until_seconds, since_seconds=since_seconds
+            )
+            try:
+                wanted = group() if waited and changes < MOST_CHANGES else wanted
+                if wanted is not None and wanted.model == mine:
+                    yield
+                    return
+                changes += 1
+            finally:
+                self.leave(mine)
+        yield
 
-    async def enter(self, model: str, *, ready: bool, until_seconds: float) -> None:
-        """Waits for the turn of its group; raises NoSlot. Each one that came through leaves once.
+    async def enter(self, model: str, *, ready: bool, until_seconds: float, since_seconds: float | None = None) -> bool:
+        """Waits for the turn of its group; raises NoSlot. Each one that came through leaves once. Whether it waited.
 
-        ready: the model is loaded at this moment. until_seconds: the moment of the caller's deadline.
+        ready: the model is loaded at this moment. until_seconds: the moment of the caller's deadline. since_seconds:
+        when it began to wait, in another group; None: now.
         """
         if self._may_pass(model, ready):
             self._pass(model)
             if ready:
                 self._let_go(model)  # those who came while it was not: now they cause no change either
-            return
-        waiter = self._admitted(model, until_seconds)
+            return False
+        waiter = self._admitted(model, until_seconds, since_seconds)
         timer = asyncio.get_running_loop().call_later(
             until_seconds - self._clock.now_seconds(), self._late, waiter, until_seconds
         )
@@ -71,6 +95,14 @@ class Gate:
             self._reopen()
         if refusal is not None:
             raise refusal
+        return True
+
+    def dismiss(self, words: str) -> None:
+        """Nobody is to wait any longer."""
+        for waiter in tuple(self._waiting):
+            self._forget(waiter)
+            if not waiter.future.done():
+                waiter.future.set_result(NoSlot(words, wait_seconds=None, moved=True))
 
     def leave(self, model: str) -> None:
         assert self._running[model] > 0, f"nobody of {model} came through"
@@ -135,7 +167,7 @@ class Gate:
 
     # ── waiting ──
 
-    def _admitted(self, model: str, until_seconds: float) -> _Waiter:
+    def _admitted(self, model: str, until_seconds: float, since_seconds: float | None) -> _Waiter:
         rules, now = self._rules(), self._clock.now_seconds()
         if len(self._waiting) >= rules.batch_entries:
             words = f"{len(self._waiting)} batch requests wait for their model's turn: gateway.queue.batch_entries"
@@ -143,9 +175,10 @@ class Gate:
         if not until_seconds > now:
             raise NoSlot(self._words(model), wait_seconds=rules.batch_group_seconds)
         waiter = _Waiter(
-            grouped=Grouped(model=model, since_seconds=now), future=asyncio.get_running_loop().create_future()
+            grouped=Grouped(model=model, since_seconds=now if since_seconds is None else since_seconds),
+            future=asyncio.get_running_loop().create_future(),
         )
-        self._waiting.append(waiter)
+        insort(self._waiting, waiter, key=lambda one: one.grouped.since_seconds)
         return waiter
 
     def _late(self, waiter: _Waiter, until_seconds: float) -> None:

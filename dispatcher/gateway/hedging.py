@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from dispatcher.control.retry import HANDLING
 from dispatcher.gateway.attempt import Ended
 from dispatcher.gateway.errand import Errand, Given
 from dispatcher.gateway.queue import Slot
@@ -21,8 +22,7 @@ LOOKS_SECONDS = 1.0  # between looks for a place to ask as well, once there was 
 
 
 class Hedging:
-    """One per gateway. elsewhere: another place that is ready, with a turn there; None: there is none now. most: the
-    attempts of one request, in all."""
+    """One per gateway. elsewhere: another place that is ready, with a turn there; None: there is none now."""
 
     def __init__(
         self,
@@ -30,9 +30,8 @@ class Hedging:
         trying: Trying,
         elsewhere: Callable[[Errand, Given], Awaitable[tuple[Given, Slot] | None]],
         end_lease: Callable[[str], None],
-        most: Callable[[], int],
     ) -> None:
-        self._trying, self._elsewhere, self._end_lease, self._most = trying, elsewhere, end_lease, most
+        self._trying, self._elsewhere, self._end_lease = trying, elsewhere, end_lease
 
     async def attempt(self, errand: Errand, given: Given, slot: Slot, *, cached: bool) -> Ended:
         """As Trying.attempt. Whose end it is, errand.given says: another place may have been first. A place that is
@@ -49,14 +48,14 @@ class Hedging:
         return ended
 
     async def _first(self, errand: Errand, given: Given, own: asyncio.Task[Ended]) -> tuple[Given, Ended]:
-        """That came whole; else how its own attempt ended."""
+        """That came whole, or its own refusal of what no other place may be asked; else how its own attempt ended."""
         beside: asyncio.Task[tuple[Given, Ended] | None] | None = None
         wait_seconds: float | None = self._trying.overdue_seconds(given)
         try:
             while True:
                 running = (own,) if beside is None else (own, beside)
                 await asyncio.wait(running, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
-                if own.done() and own.result().cause is None:
+                if own.done() and _settles(own.result()):
                     errand.answered_by = given.place
                     return given, own.result()
                 if beside is not None and beside.done():
@@ -74,7 +73,7 @@ class Hedging:
                 await _ended(beside)
 
     def _may(self, errand: Errand, given: Given) -> bool:
-        return errand.attempts < self._most() and self._trying.proofs.is_doubtful(given)
+        return errand.attempts < self._trying.most(errand) and self._trying.proofs.is_doubtful(given)
 
     async def _beside(self, errand: Errand, given: Given) -> tuple[Given, Ended] | None:
         found = await self._elsewhere(errand, given)
@@ -92,9 +91,15 @@ class Hedging:
         if ended.cause is None:
             errand.answered_by = other.place
         else:
-            words, in_full = f"{ended.cause}, {ended.words}", f"{ended.cause}, {ended.in_full}"
-            errand.gives_up_on(other.place, ended.cause, words, in_full)
+            errand.gives_up_on(other.place, ended.cause, *ended.told())
         return other, ended
+
+
+def _settles(ended: Ended) -> bool:
+    if ended.cause is None:
+        return True
+    handling = HANDLING[ended.cause]
+    return not (handling.moves_on or handling.same_again)
 
 
 async def _ended(task: asyncio.Task[object]) -> None:

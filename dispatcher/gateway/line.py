@@ -26,8 +26,8 @@ SMALLEST_SHARE = 0.01  # a class configured to get nothing still comes last, not
 
 
 class NoSlot(NotNow):
-    """It did not get its turn, or would not in time. retry_after_seconds: 1..120, from the estimated wait. moved: the
-    place is failing and the request said that it has alternatives; no verdict on how long the queue is."""
+    """It did not get its turn, or would not in time. retry_after_seconds: 1..120, from the estimated wait. moved: it
+    is sent elsewhere, or away; no verdict on how long the queue is."""
 
     def __init__(self, words: str, *, wait_seconds: float | None, moved: bool = False) -> None:
         after = within_limits(UNKNOWN_RETRY_SECONDS if wait_seconds is None else wait_seconds + 0.5)
@@ -37,9 +37,10 @@ class NoSlot(NotNow):
 
 
 class Slot:
-    """The right to have one request at the place's engine. at_seconds: since when."""
+    """The right to have one request at the place's engine. at_seconds: since when. probe: its request's number at the
+    place's breaker; 0: it is none."""
 
-    __slots__ = ("_give_back", "at_seconds", "expected_seconds", "place")
+    __slots__ = ("_give_back", "at_seconds", "expected_seconds", "place", "probe")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Slot:
         self.place = place
         self.expected_seconds = expected_seconds
         self.at_seconds = at_seconds
+        self.probe = 0
         self._give_back: Callable[[Slot, float | None], None] | None = give_back
 
     def release(self, draining_until_seconds: float | None = None) -> None:
@@ -74,9 +76,8 @@ class Limit:
 class Waiter:
     future: asyncio.Future[Slot | NoSlot]
     priority: Priority
-    size_bytes: int
     expected_seconds: float
-    may_move: bool
+    may_move: Callable[[], bool] | None
     since_seconds: float
     limit: Limit
     elsewhere: Callable[[], bool] | None = None  # looked at once its patience is over; None: it then leaves anyway
@@ -131,15 +132,14 @@ class PlaceLine:
         self.expected[waiter.priority] += waiter.expected_seconds
         self.waiting += 1
 
-    def leave(self, waiter: Waiter) -> bool:
-        """False: it had left already."""
+    def leave(self, waiter: Waiter) -> None:
+        """Again does nothing."""
         mine = self.classes[waiter.priority]
         if waiter not in mine:
-            return False
+            return
         del mine[waiter]
         self.expected[waiter.priority] = self.expected[waiter.priority] - waiter.expected_seconds if mine else 0.0
         self.waiting -= 1
-        return True
 
     def wait_seconds(
         self, priority: Priority, shares: Mapping[Priority, float], slots: int, now_seconds: float

@@ -52,7 +52,6 @@ class Queues:
         self._slots = slots
         self._idle_since = idle_since
         self._lines: dict[Place, PlaceLine] = {}
-        self._waiting_bytes = 0
         self._sent_seconds = float("-inf")  # when somebody last went elsewhere
         self._looks: asyncio.TimerHandle | None = None
 
@@ -71,17 +70,16 @@ class Queues:
         priority: Priority,
         *,
         until_seconds: float,
-        size_bytes: int,
         expected_seconds: float,
         patience_seconds: float | None = None,
         elsewhere: Callable[[], bool] | None = None,
-        may_move: bool = False,
+        may_move: Callable[[], bool] | None = None,
     ) -> Slot:
         """Waits for its turn, first come first served within the class. Raises NoSlot.
 
         until_seconds: the moment of the caller's deadline. patience_seconds: it has alternatives and waits no longer;
         with `elsewhere`, whether one of them would serve it at once, it waits on while none would.
-        may_move: it has alternatives, and leaves at once when the place fails.
+        may_move: whether, when the place fails, it is better off elsewhere and leaves at once; None: never.
         """
         rules, now = self._settings().gateway.queue, self._clock.now_seconds()
         limit = limit_of(rules, priority, now, until_seconds, patience_seconds if elsewhere is None else None)
@@ -90,7 +88,7 @@ class Queues:
             if slot is not None:
                 return slot
         line = self._lines.get(place) or self._new_line(place)
-        waiter = self._admitted(line, priority, limit, size_bytes, believed_seconds(expected_seconds), may_move)
+        waiter = self._admitted(line, priority, limit, believed_seconds(expected_seconds), may_move)
         if elsewhere is not None and patience_seconds is not None:
             waiter.elsewhere = elsewhere
             self._look_elsewhere_in(line, waiter, patience_seconds)
@@ -110,12 +108,20 @@ class Queues:
         return outcome
 
     def expel(self, place: Place, words: str) -> None:
-        """The place is failing: those who wait there and have alternatives go to them now."""
+        """The place is failing: those who wait there and are better off elsewhere go now. The others stay in line: one
+        failure says little of the next request, and to refuse them is to fail them all."""
         line = self._lines.get(place)
         if line is None:
             return
-        for waiter in [one for waiting in line.classes.values() for one in waiting if one.may_move]:
+        movable = [one for waiting in line.classes.values() for one in waiting if one.may_move and one.may_move()]
+        for waiter in movable:
             self._refuse(line, waiter, NoSlot(words, wait_seconds=None, moved=True))
+
+    def dismiss(self, words: str) -> None:
+        """Nobody is to wait any longer, anywhere."""
+        for line in self._lines.values():
+            for waiter in [one for waiting in line.classes.values() for one in waiting]:
+                self._refuse(line, waiter, NoSlot(words, wait_seconds=None, moved=True))
 
     def running(self, place: Place) -> int:
         """Requests with a slot there, without those that drain."""
@@ -167,14 +173,13 @@ class Queues:
         line: PlaceLine,
         priority: Priority,
         limit: Limit,
-        size_bytes: int,
         expected_seconds: float,
-        may_move: bool,
+        may_move: Callable[[], bool] | None,
     ) -> Waiter:
         """In the line, with its timer. Raises NoSlot where waiting is not allowed, or in vain."""
         rules, now = self._settings().gateway.queue, self._clock.now_seconds()
         wait = line.wait_seconds(priority, shares_of(rules), self._slots(line.place), now)
-        if (words := self._no_room(rules, line, priority, size_bytes)) is not None:
+        if (words := self._no_room(rules, line, priority)) is not None:
             raise NoSlot(words, wait_seconds=wait)
         left = limit.at_seconds - now
         if not left > 0:
@@ -188,7 +193,6 @@ class Queues:
         waiter = Waiter(
             future=loop.create_future(),
             priority=priority,
-            size_bytes=size_bytes,
             expected_seconds=expected_seconds,
             may_move=may_move,
             since_seconds=now,
@@ -196,24 +200,19 @@ class Queues:
         )
         waiter.timer = loop.call_later(left, self._late, line, waiter)
         line.join(waiter)
-        self._waiting_bytes += size_bytes
         self._look_later()
         return waiter
 
-    def _no_room(self, rules: QueueSettings, line: PlaceLine, priority: Priority, size_bytes: int) -> str | None:
+    def _no_room(self, rules: QueueSettings, line: PlaceLine, priority: Priority) -> str | None:
         count, most = len(line.classes[priority]), entries_of(rules)[priority]
         if count >= most:
             return (
                 f"{count} requests of class {priority} wait at {line.place}: gateway.queue.{priority}_entries is {most}"
             )
-        if self._waiting_bytes + size_bytes > rules.size_bytes:
-            held = f"{self._waiting_bytes} bytes of requests wait, and these {size_bytes} would be too many"
-            return f"{held}: gateway.queue.size is {rules.size_bytes} bytes"
         return None
 
     def _leave(self, line: PlaceLine, waiter: Waiter) -> None:
-        if line.leave(waiter):
-            self._waiting_bytes -= waiter.size_bytes
+        line.leave(waiter)
         if waiter.timer is not None:
             waiter.timer.cancel()
             waiter.timer = None
@@ -247,7 +246,7 @@ class Queues:
         if now - self._sent_seconds >= LOOKS_SECONDS and waiter.elsewhere is not None and waiter.elsewhere():
             self._sent_seconds = now
             words = f"after {now - waiter.since_seconds:.0f} s in line at {line.place}: another model is free"
-            self._refuse(line, waiter, NoSlot(words, wait_seconds=None))
+            self._refuse(line, waiter, NoSlot(words, wait_seconds=None, moved=True))
 
     def _serve(self, line: PlaceLine) -> None:
         """Grants what is free."""

@@ -16,17 +16,20 @@ async def give_up(errand: Errand) -> Status:
     """Answers, and says what such an end is called."""
     ended, answering = errand.ended, errand.answering
     cause = None if ended is None else ended.cause
-    if ended is not None and cause in AS_SAID and ended.status is not None:
+    if ended is not None and cause in AS_SAID and ended.status is not None and not answering.begun:
         again = _seconds(ended.retry_after)
         headers = errand.headers() + ([] if again is None else _retry(again, should=True))
         await answering.whole(ended.status, ended.refusal, ended.content_type, headers)
         return "error"
-    if errand.attempts == 0 and errand.queue_retry_seconds is not None:
+    if answering.begun:  # by the last resort: what is begun is not answered otherwise
+        await answering.fail("upstream_failed", "; ".join(errand.story), [])
+        return "error"
+    if errand.attempts_here == 0 and errand.queue_retry_seconds is not None:
         told = "; ".join(errand.story)
         again_seconds = within_limits(errand.queue_retry_seconds)
         await answering.fail("queue_full", told, errand.headers() + _retry(again_seconds, should=True))
         return "shed"
-    if errand.attempts == 0 and errand.refused is not None:
+    if errand.attempts_here == 0 and errand.refused is not None:
         return await _no_model(errand)
     told = f"{errand.attempts} attempt(s) failed: {'; '.join(errand.story)}"
     word = "upstream_timeout" if cause in OF_TIME else "upstream_failed"
@@ -38,13 +41,9 @@ async def give_up(errand: Errand) -> Status:
 async def _no_model(errand: Errand) -> Status:
     refused = errand.refused
     assert refused is not None
-    name = errand.told.asked.model
-    unknown = refused.candidates == () or all(
-        candidate.rejection is not None and candidate.rejection.rule == "not_allowed"
-        for candidate in refused.candidates
-    )
-    if name != "auto" and unknown:
-        await errand.answering.fail("not_found", f"model '{name}' not found; GET /v1/models lists what there is", [])
+    if errand.is_unknown:
+        told_so = f"model '{errand.told.asked.model}' not found; GET /v1/models lists what there is"
+        await errand.answering.fail("not_found", told_so, [])
         return "error"
     told = no_model(refused, errand.arrived.request_id)
     word = told.type.rpartition(":")[2]
@@ -61,6 +60,7 @@ def _retry(seconds: int, *, should: bool) -> Headers:
 
 def _seconds(stated: str | None) -> int | None:
     """A Retry-After of the model server's, in whole seconds and within what clients take."""
-    if stated is None or not stated.strip().isdigit():
+    digits = "" if stated is None else stated.strip()
+    if not (digits.isascii() and digits.isdigit()):  # "²" is a digit, too
         return None
-    return within_limits(min(float(stated), 1e6))
+    return within_limits(min(float(digits), 1e6))

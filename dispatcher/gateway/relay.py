@@ -17,10 +17,11 @@ from dispatcher.control.deadlines import Deadlines
 from dispatcher.errors import AskInvalid
 from dispatcher.gateway.answering import Answering
 from dispatcher.gateway.attempt import Ended
+from dispatcher.gateway.bodies import Bodies, Body
 from dispatcher.gateway.breakers import Breakers
 from dispatcher.gateway.cache import Cache, Kept
 from dispatcher.gateway.choosing import Choosing, Select
-from dispatcher.gateway.errand import Errand
+from dispatcher.gateway.errand import Errand, unread
 from dispatcher.gateway.gate import Gate
 from dispatcher.gateway.hedging import Hedging
 from dispatcher.gateway.proofs import Proofs
@@ -36,8 +37,10 @@ from dispatcher.vocabulary.relay import Arrived, Client
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
+from dispatcher.wire.views import place_health
 
 log = logging.getLogger("dispatcher.gateway")
+LEAVING = "the dispatcher is shutting down"
 LOOKS_APART = 1.5  # times the interval, at most: a look may be late
 
 
@@ -56,10 +59,12 @@ class Gateway:
         emit: Callable[[Event], None],
         jitter: Callable[[], float],
     ) -> None:
-        self._recommend, self._end_lease = recommend, end_lease
+        self._end_lease = end_lease
         self._fleet, self._settings, self._clock, self._emit = fleet, settings, clock, emit
+        self._leaving = False
         self._upstreams = Upstreams()
         self._cache = Cache(settings=settings, clock=clock)
+        self._bodies = Bodies(settings=settings)
         self._gate = Gate(settings=settings, clock=clock)
         self._queues = Queues(settings=settings, clock=clock, slots=self._slots, idle_since=self._idle_since)
         self.breakers = Breakers(settings=settings, clock=clock, emit=self._on_breaker)
@@ -74,6 +79,7 @@ class Gateway:
             proofs=proofs,
             settings=settings,
             clock=clock,
+            leaving=lambda: self._leaving,
         )
         self._trying = Trying(
             upstreams=self._upstreams,
@@ -87,23 +93,21 @@ class Gateway:
             emit=emit,
             jitter=jitter,
         )
-        self._hedging = Hedging(
-            trying=self._trying,
-            elsewhere=self._choosing.beside,
-            end_lease=end_lease,
-            most=lambda: settings().gateway.retries.attempts,
-        )
+        self._hedging = Hedging(trying=self._trying, elsewhere=self._choosing.beside, end_lease=end_lease)
 
     # --- one request ---------------------------------------------------------------------------------------------
 
     async def relay(self, arrived: Arrived, client: Client) -> None:
         """Answers, always: with the model's bytes, or with a failure that can be seen. Raises only for cancellation."""
         rules, now = self._settings().gateway, self._clock.now_seconds()
-        endpoint = arrived.endpoint
+        endpoint, began = arrived.endpoint, now if arrived.at_seconds is None else arrived.at_seconds
         try:
+            if arrived.unreadable is not None:
+                raise AskInvalid(arrived.unreadable)
             told = surface.told(endpoint, arrived.body, surface.wishes(arrived.headers))
         except AskInvalid as problem:
             answering = Answering(client, endpoint, arrived.request_id, stream=False, heartbeat_seconds=0.0)
+            self._emit(unread(began, now))
             await answering.fail("invalid_request", str(problem), [])
             return
         answering = Answering(
@@ -120,12 +124,12 @@ class Gateway:
             told=told,
             named=None if told.asked.model == surface.AUTO else told.asked.model,
             answering=answering,
-            began_seconds=now,
-            until_seconds=None if deadline is None else now + deadline,
+            began_seconds=began,
+            until_seconds=None if deadline is None else began + deadline,
         )
         status: Status = "error"
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(None if deadline is None else max(0.0, began + deadline - now)):
                 status = await self._answered(errand)
         except TimeoutError:
             status = "timeout"
@@ -137,7 +141,7 @@ class Gateway:
         except asyncio.CancelledError:
             status = "cancelled" if client.left else "drained"
             if not client.left:
-                await answering.fail("draining", "the dispatcher is shutting down", [(b"retry-after", b"2")])
+                await answering.fail("draining", LEAVING, [(b"retry-after", b"2")])
             raise
         finally:
             answering.hush()
@@ -157,51 +161,52 @@ class Gateway:
     async def _answered(self, errand: Errand) -> Status:
         key = self._cache_key(errand)
         if key is not None:
-            kept = self._cache.get(key)
+            kept = self._kept(key)
             self._emit(
                 Cached(at_seconds=self._clock.now_seconds(), model=errand.told.asked.model, hit=kept is not None)
             )
             if kept is not None:
-                errand.kept_model = kept.model
+                errand.kept_model = kept.place.model
                 content_type = kept.content_type.encode("latin-1")
-                await errand.answering.whole(200, kept.body, content_type, errand.headers_of_kept(kept.model))
+                await errand.answering.whole(200, kept.body, content_type, errand.headers_of_kept(kept.place.model))
                 return "ok"
         self.breakers.requested()
         errand.answering.listen()
-        if errand.told.asked.priority == "batch":
-            return await self._grouped(errand, key)
-        return await self._tried(errand, key)
+        try:
+            with self._bodies.waiting(len(errand.arrived.body)) as body:
+                if errand.told.asked.priority == "batch":
+                    return await self._grouped(errand, key, body)
+                return await self._tried(errand, key, body)
+        except NoSlot as full:
+            if self._leaving:
+                return await self._turned_away(errand)
+            errand.queue_retry_seconds = full.retry_after_seconds
+            errand.story.append(full.words)
+            return await give_up(errand)
 
-    async def _grouped(self, errand: Errand, key: bytes | None) -> Status:
-        """Batch requests go model by model, so that the models are not swapped for each of them."""
-        decision = self._recommend(errand.told.asked)
-        chosen = decision.chosen or decision.wait_for  # the latter: it would wait for the leases of the group before it
-        if chosen is None:
-            return await self._tried(errand, key)
+    async def _grouped(self, errand: Errand, key: bytes | None, body: Body) -> Status:
+        """Batch requests go model by model, so that the models are not swapped for each of them. Raises NoSlot."""
         until = self._clock.now_seconds() + self._settings().gateway.queue.batch_wait_seconds
         if errand.until_seconds is not None:
             until = min(until, errand.until_seconds)
-        try:
-            async with self._gate.pass_for(
-                chosen.place.model, ready=chosen.state is PlaceState.READY, until_seconds=until
-            ):
-                return await self._tried(errand, key)
-        except NoSlot as full:
-            errand.queue_retry_seconds = full.retry_after_seconds
-            errand.tells(chosen.place, full.words)
-            return await give_up(errand)
+        async with self._gate.pass_for(lambda: self._choosing.group(errand), until_seconds=until):
+            return await self._tried(errand, key, body)
 
-    async def _tried(self, errand: Errand, key: bytes | None) -> Status:
+    async def _tried(self, errand: Errand, key: bytes | None, body: Body) -> Status:
         """Until one answers, or content began, or nothing is left to try."""
-        rules = self._settings().gateway
-        while errand.attempts < rules.retries.attempts:
+        while errand.attempts < self._trying.most(errand):
             given = await self._choosing.given(errand)
             if given is None:
+                if self._leaving:
+                    return await self._turned_away(errand)
                 break
             try:
                 slot = await self._choosing.slot(errand, given)
                 if slot is None:
+                    if errand.queue_retry_seconds is not None and self._choosing.is_spent(errand):
+                        break
                     continue
+                body.sent()
                 ended = await self._hedging.attempt(errand, given, slot, cached=key is not None)
             finally:
                 self._end_lease(given.lease.id)
@@ -214,11 +219,16 @@ class Gateway:
                     "upstream_failed", f"the answer of {given.place.model} was cut: {ended.in_full}", []
                 )
                 return "timeout" if ended.cause == "stalled" else "error"
+            body.waits()
             if not await self._trying.goes_on(errand, given, ended.cause):
                 break
         if await self._trying.last_resort(errand):
             return "ok"
         return await give_up(errand)
+
+    async def _turned_away(self, errand: Errand) -> Status:
+        await errand.answering.fail("draining", LEAVING, [(b"retry-after", b"2")])
+        return "drained"
 
     # --- the cache -----------------------------------------------------------------------------------------------
 
@@ -228,8 +238,20 @@ class Gateway:
         wanted = told.deterministic if told.cache is None else told.cache
         if not (wanted and rules.enabled and rules.size_bytes):
             return None
-        varies = f"{told.asked.task} {told.asked.complexity} {told.asked.prefer}".encode()
+        asked, only = told.asked, "" if told.fallback else " only"  # by whom it may be answered; after a reload, too
+        varies = f"{asked.task} {asked.complexity} {asked.prefer} {asked.model}{only}".encode("utf-8", "surrogatepass")
         return self._cache.key(arrived.key_name, arrived.endpoint.path, arrived.body, varies)
+
+    def _kept(self, key: bytes) -> Kept | None:
+        """Nothing from a place that has turned unhealthy, however it is known: so may have been its answers."""
+        kept = self._cache.get(key)
+        if kept is None:
+            return None
+        view = self._fleet().find(kept.place)
+        if view is not None and place_health(view) == "unhealthy":
+            self._cache.drop(kept.place.model)
+            return None
+        return kept
 
     def _keep(self, key: bytes | None, errand: Errand, ended: Ended) -> None:
         if key is None or ended.body is None or errand.given is None:
@@ -239,9 +261,7 @@ class Gateway:
             Kept(
                 body=ended.body,
                 content_type=ended.content_type.decode("latin-1"),
-                model=errand.given.place.model,
                 place=errand.given.place,
-                stream=errand.told.stream,
             ),
         )
 
@@ -251,16 +271,20 @@ class Gateway:
         self._queues.forget({view.place for view in self._fleet().places})
         return self._queues.lines()
 
-    def running(self, place: Place) -> int:
-        return self._queues.running(place)
-
-    def draining(self, place: Place) -> int:
-        """Slots of requests that are gone, whose prompts the engine may still work on."""
-        return self._queues.draining(place)
+    def in_flight(self, place: Place) -> int:
+        """Requests at its engine, and those that are gone, whose prompts it may still work on."""
+        return self._queues.running(place) + self._queues.draining(place)
 
     @property
     def cache_bytes(self) -> int:
         return self._cache.size_bytes
+
+    def leave(self) -> None:
+        """Whoever waits, for a load, a turn or a group, is told now that it is in vain here. What is at an engine goes
+        on."""
+        self._leaving = True
+        self._queues.dismiss(LEAVING)
+        self._gate.dismiss(LEAVING)
 
     async def close(self) -> None:
         self.breakers.close()

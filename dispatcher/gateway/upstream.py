@@ -7,6 +7,7 @@ it does not wake after a malformed chunk: the deadlines are the caller's (`async
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,18 +49,14 @@ class _Pool:
         self.in_use = 0
         self.retired = False
 
-    async def done(self) -> None:
-        self.in_use -= 1
-        if self.retired and not self.in_use:
-            await self.session.close()
-
 
 class Upstreams:
     """One per daemon, on its loop."""
 
     def __init__(self) -> None:
         self._pools: OrderedDict[str, _Pool] = OrderedDict()
-        self._retired: set[_Pool] = set()
+        self._retired: set[_Pool] = set()  # in use still
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def post(
@@ -83,14 +80,15 @@ class Upstreams:
             self._retire(origin, pool)
             raise _failed(error, connect_seconds) from error
         finally:
-            await pool.done()
-            if not pool.in_use:
-                self._retired.discard(pool)
+            pool.in_use -= 1
+            if pool.retired and not pool.in_use:
+                self._close(pool)
 
     async def close(self) -> None:
         pools, self._pools = [*self._pools.values(), *self._retired], OrderedDict()
         for pool in pools:
-            await pool.session.close()
+            self._close(pool)
+        await asyncio.gather(*self._closing)
 
     def _pool(self, origin: str) -> _Pool:
         pool = self._pools.get(origin)
@@ -108,6 +106,15 @@ class Upstreams:
             del self._pools[origin]
         pool.retired = True
         self._retired.add(pool)
+        if not pool.in_use:
+            self._close(pool)
+
+    def _close(self, pool: _Pool) -> None:
+        """In a task of its own: whoever was on it last may be cancelled at this moment."""
+        self._retired.discard(pool)
+        task = asyncio.create_task(pool.session.close(), name="gateway.pool")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def _failed(error: BaseException, connect_seconds: float) -> Failed:

@@ -42,12 +42,11 @@ _log = logging.getLogger(__name__)
 
 
 class Controller:
-    """in_flight: how many requests are at a place without a lease. breaker: what the gateway makes of a place.
+    """in_flight: how many requests are at a place, with a lease or without. breaker: what the gateway makes of a place.
     jitter: 0..1, drawn anew at each call."""
 
     reconciled_at_seconds: float | None = None
     _memory_known_seconds: float | None = None  # when the host's free memory was last known; None: never
-    _leaving = False
 
     def __init__(
         self,
@@ -136,18 +135,18 @@ class Controller:
         """Waits for the next change of a state, a lease or a claim; False when `until_seconds` came first, or when the
         daemon is leaving."""
         left = until_seconds - self._clock.now_seconds()
-        if left <= 0 or self._leaving:
+        if left <= 0 or self.tenancy.leaving:
             return False
         try:
             async with asyncio.timeout(left):
                 await self._changed.wait()
         except TimeoutError:
             return False
-        return not self._leaving
+        return not self.tenancy.leaving
 
     def leave(self) -> None:
         """Whoever waits is answered now, with what has been promised so far: the daemon ends, promises do not."""
-        self._leaving = True
+        self.tenancy.leaving = True
         self._notify()
 
     def restore(self, leases: Sequence[Lease]) -> None:

@@ -63,7 +63,7 @@ class Tenancy:
         self.failing: str | None = "it has not been asked yet"
         self.provider: tuple[str, bool, bool] = ("none", False, True)
         self.pinned_model: str | None = None
-        self.draining = False
+        self.draining = self.leaving = False  # the latter: nothing is started any more
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -209,8 +209,8 @@ class Tenancy:
             return None
         if resident.state not in (PlaceState.STOPPED, PlaceState.READY, PlaceState.QUARANTINED):
             return f"{place} is {resident.state.value}"
-        if self.failing:
-            return f"the engine cannot be asked: {self.failing}"
+        if self.leaving or self.failing:
+            return "the dispatcher is shutting down" if self.leaving else f"the engine cannot be asked: {self.failing}"
         if resident.state is PlaceState.READY and (view := self.view_of(place)) and view.busy:
             return f"{place} is in use with another context"
         return None

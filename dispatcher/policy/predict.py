@@ -92,12 +92,13 @@ def _expected(option: Option, sight: Sight) -> Expected:
 def _wait_seconds(view: PlaceView, whole: Measured, own_seconds: float, load_seconds: float) -> float:
     """Before its turn comes: the rest of a load already under way, and the requests before it.
 
-    A lease counts as one in flight from its grant; a request here is expected to take as long as they usually do.
+    A lease counts as one in flight from its grant, so who is relayed is counted as one of them: only beyond their
+    number are requests in flight without. A request here is expected to take as long as they usually do.
     """
     wait = 0.0
     if view.state is PlaceState.STARTING:
         wait = view.eta_seconds if view.eta_seconds is not None else load_seconds
-    ahead = view.leases + view.in_flight - view.parallel + 1
+    ahead = max(view.leases, view.in_flight) - view.parallel + 1
     if ahead > 0:
         wait += ahead / view.parallel * blended(whole, own_seconds)
     return wait

@@ -78,7 +78,7 @@ class QueueSettings:
     batch_share: float = 10.0
     """Of class batch."""
     size_bytes: int = 64 * MIB
-    """Of request bodies that wait, in all."""
+    """Of request bodies that wait, in all, for a group, a load or a turn."""
     batch_group_seconds: float = 120.0
     """Batch requests are grouped by model; one that has waited so long goes before the group."""
 

@@ -69,13 +69,16 @@ ENDPOINTS: dict[str, Endpoint] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """A request as the API hands it on. headers: names in lower case. key_name: whose key came with it."""
+    """A request as the API hands it on. headers: names in lower case. key_name: whose key came with it. at_seconds:
+    when its head had come; None: now. unreadable: why its body is not taken; it is then left out."""
 
     endpoint: Endpoint
     headers: Headers
     body: bytes
     request_id: str
     key_name: str | None = None
+    at_seconds: float | None = None
+    unreadable: str | None = None
 
 
 class Client(Protocol):
@@ -93,5 +96,6 @@ class Client(Protocol):
     async def answer(self, status: int, body: bytes, headers: Headers) -> None:
         """Whole, in one."""
 
-    async def cut(self) -> None:
-        """What was written goes out; the connection then ends without the end of the answer."""
+    async def cut(self, *, at_once: bool = False) -> None:
+        """What was written goes out; the connection then ends without the end of the answer. at_once: it does not go
+        out, for nobody takes it."""

@@ -177,7 +177,8 @@ class Watch:
     """One stream, piece by piece. Mutable; the relay keeps one per attempt.
 
     begun: its first content was seen: from here on no other model may answer. ended: its end marker was seen.
-    failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came. What comes
+    failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came.
+    good_bytes: of whole lines before a failure. What comes
     after an end or a failure is not read.
     """
 
@@ -192,6 +193,7 @@ class Watch:
         self.failed: Cause | None = None
         self.words = ""
         self.pieces = 0
+        self.good_bytes = 0
 
     @property
     def unended_bytes(self) -> int:
@@ -237,11 +239,17 @@ class Watch:
 
     def _read_all(self, lines: bytes) -> None:
         read = self._read_event if self._sse else self._read_line
-        for line in lines.split(b"\n"):
+        *ended, last = lines.split(b"\n")
+        for line in ended:
             if line and (stripped := line.strip()):
                 read(stripped)
-                if self.ended or self.failed is not None:
+                if self.failed is not None:
                     return
+            self.good_bytes += len(line) + 1
+            if self.ended:
+                return
+        if last and (stripped := last.strip()):
+            read(stripped)
 
     def _read_line(self, line: bytes) -> None:
         read = _parsed(_line, line)

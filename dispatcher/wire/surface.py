@@ -30,6 +30,11 @@ NOT_TAKEN = ("api_base", "base_url", "api_key", "api_version")
 # What is read or replaced here. Ollama takes a field in any letters (Keep_Alive, and even the Kelvin sign for a k), so
 # another spelling of one of these would pass unread, and count there.
 _OURS = frozenset({"model", "stream", "options", "keep_alive", *NOT_TAKEN})
+# Of `options`: Ollama compares all of these with those a model was loaded with, and loads it again when one differs.
+RUNNER_OPTIONS = frozenset(
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa"}
+    | {"use_mmap", "use_mlock", "low_vram", "f16_kv", "logits_all", "vocab_only"}
+)
 _COMPLEXITY_WORDS = {"low": "simple", "medium": "moderate", "high": "complex"}
 _PREFERENCES: tuple[str, ...] = get_args(Prefer)
 _DEADLINE_SECONDS = (0.001, 86_400.0)
@@ -181,13 +186,14 @@ def _in_full(name: str) -> str:
 
 
 def addressed(request: Told, model: str, num_ctx: int) -> bytes:
-    """The body as it goes to a place: its model's name, and on the native surface the context that is loaded there and
-    a keep_alive that unloads nothing. /v1 has neither."""
+    """The body as it goes to a place: its model's name, and on the native surface the context that is loaded there, no
+    other option that a model is loaded with, and a keep_alive that unloads nothing. /v1 has none of these."""
     fields = {**request.fields, "model": _encoded(model)}
     if request.endpoint.surface == "ollama":
         options = _read(fields.get("options"), _raw_fields)
         if options is not None or _absent(fields.get("options")):  # else it is no object: the server has the words
-            fields["options"] = _encoded({**(options or {}), "num_ctx": num_ctx})
+            kept = {name: value for name, value in (options or {}).items() if name.casefold() not in RUNNER_OPTIONS}
+            fields["options"] = _encoded({**kept, "num_ctx": num_ctx})
         fields["keep_alive"] = KEEPS
     return msgspec.json.encode(fields)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dispatcher.control.breaker import (
     CLOSED,
+    NO_PROBE,
     Breaker,
     BreakerState,
     as_of,
@@ -78,22 +79,58 @@ def test_after_its_cool_off_one_probe_at_a_time_is_let_through():
 
     assert BreakerState.HALF_OPEN is half.state
     assert refusal(half, T + 30, RULES) is None
-    out = probed(half, T + 40)
+    out, _ = probed(half, T + 30, T + 40)
     assert "its breaker is half open, and the one probe is out" == refusal(out, T + 31, RULES)
     assert refusal(out, T + 40, RULES) is None  # a probe nobody heard of again does not hold it for ever
 
 
 def test_a_probe_that_says_nothing_of_the_place_makes_room_for_the_next():
-    out = probed(as_of(T + 30, opened(), RULES), T + 100)
+    out, probe = probed(as_of(T + 30, opened(), RULES), T + 30, T + 100)
 
-    assert refusal(released(out), T + 31, RULES) is None
+    assert refusal(released(out, probe), T + 31, RULES) is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda breaker, probe: released(breaker, probe), id="a client left"),
+        pytest.param(lambda breaker, probe: passed(breaker, T + 31, RULES, probe), id="answered"),
+        pytest.param(lambda breaker, probe: failed(breaker, T + 31, "reset", RULES, probe), id="failed"),
+    ],
+)
+def test_only_the_probes_own_end_moves_a_half_open_breaker(end):
+    out, probe = probed(as_of(T + 30, opened(), RULES), T + 30, T + 100)
+
+    assert out == end(out, NO_PROBE)  # of a request that was under way when it opened
+    assert out == end(out, probe + 1)
+    assert out != end(out, probe)
+    once, twice = end(out, probe), end(end(out, probe), probe)
+    assert (once.state, once.passes, once.openings) == (twice.state, twice.passes, twice.openings)
+
+
+def test_a_request_that_comes_while_the_probe_is_out_is_none():
+    out, probe = probed(as_of(T + 30, opened(), RULES), T + 30, T + 40)
+
+    assert (out, NO_PROBE) == probed(out, T + 35, T + 90)
+    assert (replace(out, probing_until_seconds=T + 90), probe) == probed(out, T + 35, T + 90, probe)  # a claim, used
+
+
+def test_a_probe_that_was_given_up_no_longer_speaks_for_the_place():
+    out, lost = probed(as_of(T + 30, opened(), RULES), T + 30, T + 40)
+    out, probe = probed(out, T + 41, T + 80)
+
+    assert lost != probe
+    assert out == failed(out, T + 42, "silent", RULES, lost)
+    assert (out, NO_PROBE) == probed(out, T + 42, T + 99, lost)
 
 
 def test_two_probes_in_a_row_close_it_and_forget_how_often_it_opened():
     breaker = as_of(T + 30, opened(), RULES)
-    breaker = passed(probed(breaker, T + 40), T + 31, RULES)
+    breaker, probe = probed(breaker, T + 30, T + 40)
+    breaker = passed(breaker, T + 31, RULES, probe)
     assert BreakerState.HALF_OPEN is breaker.state
-    breaker = passed(probed(breaker, T + 41), T + 32, RULES)
+    breaker, probe = probed(breaker, T + 31, T + 41)
+    breaker = passed(breaker, T + 32, RULES, probe)
 
     assert BreakerState.CLOSED is breaker.state
     assert 0 == breaker.openings
@@ -104,7 +141,8 @@ def test_each_probe_that_fails_makes_the_next_cool_off_longer_up_to_a_bound(open
     breaker, now = opened(), T
     for _ in range(openings - 1):
         now = retry_at_seconds(breaker, RULES)
-        breaker = failed(probed(as_of(now, breaker, RULES), now + 5), now, "silent", RULES)
+        breaker, probe = probed(as_of(now, breaker, RULES), now, now + 5)
+        breaker = failed(breaker, now, "silent", RULES, probe)
 
     assert wait_seconds == pytest.approx(retry_at_seconds(breaker, RULES) - now)
 
@@ -122,8 +160,11 @@ def test_whatever_happens_it_lets_a_probe_through_within_five_minutes(story):
         now += seconds
         breaker = as_of(now, breaker, RULES)
         if refusal(breaker, now, RULES) is None and what != "wait":
-            breaker = probed(breaker, now + 30)
-            breaker = passed(breaker, now, RULES) if what == "pass" else failed(breaker, now, "x", RULES)
+            breaker, probe = probed(breaker, now, now + 30)
+            if what == "pass":
+                breaker = passed(breaker, now, RULES, probe)
+            else:
+                breaker = failed(breaker, now, "x", RULES, probe)
 
     later = now + RULES.open_max_seconds
     assert refusal(as_of(later, breaker, RULES), later, RULES) is None

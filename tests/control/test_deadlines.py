@@ -73,6 +73,31 @@ def test_a_place_that_times_out_is_given_more_each_time_up_to_the_most_and_less_
     assert 10.0 == deadlines.first_token_seconds(LLAMA, 1.0, RULES, NOW)
 
 
+def test_what_timed_out_gives_the_next_more_time_and_a_place_in_doubt_none():
+    deadlines = after(8.0)
+    deadlines.first(LLAMA, 100.0, NOW, came=False)
+
+    assert 125.0 == deadlines.first_token_seconds(LLAMA, 1.0, RULES, NOW)
+    assert 10.0 == deadlines.overdue_seconds(LLAMA, 1.0, RULES, NOW)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "stream", "expected"),
+    [
+        pytest.param(0.1, True, 8.0, id="first content: the slowest that came"),
+        pytest.param(0.1, False, 20.0, id="an answer in one: the slowest of those"),
+        pytest.param(30.0, True, 90.0, id="a prompt longer than all before"),
+    ],
+)
+def test_what_is_hardly_ever_exceeded_is_the_slowest_seen_or_three_times_what_is_predicted(predicted, stream, expected):
+    deadlines = after(8.0, 4.0)
+    deadlines.first(LLAMA, 100.0, NOW, came=False)
+    deadlines.whole(LLAMA, 20.0, NOW)
+
+    assert expected == pytest.approx(deadlines.expected_seconds(LLAMA, predicted, NOW, stream=stream))
+    assert 1.0 == deadlines.expected_seconds(PHI, 0.1, NOW, stream=stream), "nothing sooner is slow"
+
+
 @pytest.mark.parametrize(
     ("pauses", "expected"),
     [

@@ -55,11 +55,10 @@ async def test_the_gateways_queues_budget_and_cache_are_what_is_scraped(
             LLAMA,
             "high",
             until_seconds=float("inf"),
-            size_bytes=1,
             expected_seconds=1.0,
             patience_seconds=60.0,
             elsewhere=lambda: False,
-            may_move=False,
+            may_move=None,
         )
     )
     await asyncio.sleep(0)

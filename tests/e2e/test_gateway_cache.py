@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests import misconduct
 from tests.e2e import traffic
@@ -111,3 +113,55 @@ def test_a_model_whose_breaker_opens_is_not_answered_for_from_memory(tmp_path):
 
 def _case(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"case-bad {json.dumps(number)}"}]
+
+
+def test_who_wants_the_named_model_or_none_is_not_answered_by_another_from_memory(tmp_path):
+    parts = {"gateway": {"breaker": {"failures_in_row": 1000, "window_min_requests": 1000}}}
+    with Misbehaving() as server, traffic.gateway(tmp_path, server, **parts) as daemon:
+        server.script("", {"phi3:mini": misconduct.refuses(503)})
+        anybody = asked(daemon, model="phi3:mini", **DETERMINISTIC)
+        only = asked(daemon, {"X-Dispatcher-Fallback": "off"}, model="phi3:mini", **DETERMINISTIC)
+
+        assert (200, ["miss"]) == (anybody.status_code, caching(anybody))
+        assert "phi3:mini" != anybody.headers["x-dispatcher-model"]
+        assert "hit" != only.headers.get("x-dispatcher-cache")
+        assert only.status_code >= 500, only.text
+
+
+def test_embeddings_of_auto_are_kept_apart_by_the_model_that_made_them(tmp_path):
+    def embedded() -> tuple[str | None, str | None]:
+        answer = _client.post(
+            f"{daemon.url}/v1/embeddings",
+            json={"model": "auto", "input": "the same words"},
+            headers={"X-Dispatcher-Cache": "on"},
+        )
+        return answer.headers.get("x-dispatcher-model"), answer.headers.get("x-dispatcher-cache")
+
+    with Misbehaving() as server, traffic.gateway(tmp_path, server) as daemon:
+        assert [("phi3:mini", "miss"), ("phi3:mini", "hit")] == [embedded(), embedded()]
+        written = daemon.folder / "dispatcher.yaml"
+        settings = yaml.safe_load(written.read_text())
+        settings.setdefault("gateway", {})["embedding_model"] = "llama3.2:3b"
+        written.write_text(yaml.safe_dump(settings))
+        daemon.popen.send_signal(signal.SIGHUP)
+        eventually(lambda: "reload" in daemon.log() or None, deadline_seconds=20, what=daemon.log)
+
+        eventually(lambda: embedded() == ("llama3.2:3b", "hit") or None, deadline_seconds=20, what=daemon.log)
+
+
+def test_a_model_that_turns_unhealthy_is_not_answered_for_from_memory(tmp_path):
+    only = {"X-Dispatcher-Fallback": "off"}
+    with Misbehaving() as server, traffic.gateway(tmp_path, server) as daemon:
+        named = {"model": "phi3:mini", **DETERMINISTIC}
+        assert ["miss", "hit"] == caching(asked(daemon, only, **named), asked(daemon, only, **named))
+        server.stop()
+        eventually(lambda: _health(daemon) == "unhealthy" or None, deadline_seconds=60, what=daemon.log)
+        after = asked(daemon, only, **named)
+
+        assert after.status_code >= 500, after.text
+        assert "hit" != after.headers.get("x-dispatcher-cache")
+
+
+def _health(daemon: RunningDaemon) -> str:
+    models = _client.get(f"{daemon.url}/models").json()["models"]
+    return str(next(model["health"] for model in models if model["model"] == "phi3:mini"))

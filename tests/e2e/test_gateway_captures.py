@@ -97,6 +97,11 @@ async def test_an_answer_comes_back_byte_for_byte(there: House, capture: Capture
     assert "1" == headers["x-dispatcher-attempts"]
 
 
+def shows_failure(line: bytes) -> bool:
+    """An error, or the last word of a killed runner on /v1: an event of no model, with nothing in it."""
+    return b'"error"' in line or b'"model":""' in line
+
+
 @pytest.mark.parametrize("name", sorted(CUT))
 async def test_an_answer_that_was_cut_never_looks_whole(there: House, name: str):
     """What had come is what the client got; then an error in the surface's form, no end marker, a broken framing. One
@@ -109,7 +114,7 @@ async def test_an_answer_that_was_cut_never_looks_whole(there: House, name: str)
     assert b'"error"' in body.rstrip(b"\n").rpartition(b"\n")[2]
     if status == 200:
         assert "incomplete chunked read" in broken
-        lines = [line for line in capture.body.split(b"\n") if line and b'"error"' not in line]
+        lines = [line for line in capture.body.split(b"\n") if line and not shows_failure(line)]
         assert b"\n".join(lines).split(b"\n") == [line for line in body.split(b"\n") if line and b'"error"' not in line]
     else:
         assert status in (502, 504)

@@ -102,6 +102,26 @@ async def test_told_to_go_it_finishes_what_streams_and_refuses_the_new(path, for
         assert "Traceback" not in daemon.log(), daemon.log()
 
 
+async def test_told_twice_who_waits_for_a_load_is_told_so_and_no_other_model_is_loaded(tmp_path):
+    async def hangs(line: Line) -> None:
+        await line.until_the_other_leaves()
+
+    with Misbehaving(loaded={}, loading={"llama3.2:3b": hangs}) as server, traffic.gateway(tmp_path, server) as daemon:
+        async with traffic.clients() as session:
+            asking = asyncio.create_task(traffic.ask(session, daemon.url, traffic.chat(model="llama3.2:3b")))
+            await traffic.until(lambda: server.loads_asked("llama3.2:3b") == 1, "the load to begin")
+            told(daemon)
+            await is_draining(daemon)
+            told(daemon)
+            refused = await asking
+
+        assert (503, "2") == (refused.status, refused.headers.get("retry-after")), refused
+        assert "draining" == traffic.json_of(refused)["error"]["code"], refused.body
+        assert daemon.popen is not None
+        assert 0 == await asyncio.to_thread(daemon.popen.wait, 30), daemon.log()
+        assert [0, 1, 0] == [server.loads_asked(model) for model in server.models], daemon.log()
+
+
 async def test_told_twice_its_streams_end_so_that_everybody_sees_it(tmp_path):
     with slow_house(tmp_path, 1.0) as (server, daemon):
         asking = await five_streams(daemon, server)

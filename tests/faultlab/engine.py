@@ -40,6 +40,7 @@ class FaultyEngine(FakeEngine):
         self.hung_starts: set[Place] = set()
         self.asked: Counter[tuple[str, Place]] = Counter()  # start and stop calls of the present process
         self.failures: dict[Place, list[float]] = {}  # failed starts, loads and runs, and places gone
+        self._made: Counter[Place] = Counter()
         self.slow_stops: list[float] = []  # began, and did not end as they should
         self.looks: list[float] = []  # answered, for the present process
         self.listed: frozenset[Place] = frozenset()
@@ -111,11 +112,12 @@ class FaultyEngine(FakeEngine):
 
     async def _bring_up(self, server: FakeServer) -> None:
         self.coming_up.add(server.place)
+        made = self._made[server.place]
         async with self._in_turn(server.place):
             await asyncio.sleep(server.start_seconds)
             while server.place in self.hung_starts:  # noqa: ASYNC110
                 await asyncio.sleep(1.0)
-            if server.place not in self.undeclared:
+            if server.place not in self.undeclared and made == self._made[server.place]:
                 self._run(server)
                 if server.place in self.orphans:
                     self.by_others.add(server.place)
@@ -189,6 +191,7 @@ class FaultyEngine(FakeEngine):
     def vanish(self, place: Place) -> None:
         """Removed with what it ran; or made anew without our label, which is the same to us."""
         self.down(place, exit_code=137)
+        self._made[place] += 1  # what is declared there later is another container: an old start does not run it
         self.undeclared.add(place)
 
     def forget_caller(self) -> None:

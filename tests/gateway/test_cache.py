@@ -24,10 +24,7 @@ class Shelf:
 
 
 def an_answer(body: bytes = b"{}", place=LLAMA, **changes) -> Kept:
-    return Kept(
-        **{"body": body, "content_type": "application/json", "model": place.model, "place": place, "stream": False}
-        | changes
-    )
+    return Kept(**{"body": body, "content_type": "application/json", "place": place} | changes)
 
 
 def test_the_same_request_of_the_same_key_gets_the_same_answer():

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dispatcher.gateway.gate import Gate
+from dispatcher.gateway.gate import Gate, Group
 from dispatcher.gateway.queue import NoSlot
 from dispatcher.vocabulary.gateway_settings import QueueSettings
 from tests.gateway.waiting import LONG_SECONDS, settings_of, settle
@@ -24,7 +24,7 @@ class Batch:
     def ask(self, model, *, seconds=1.0, ready=False, within=LONG_SECONDS) -> asyncio.Task[None]:
         async def one() -> None:
             until = self.clock.now_seconds() + within
-            async with self.gate.pass_for(model, ready=ready, until_seconds=until):
+            async with self.gate.pass_for(lambda: Group(model=model, ready=ready), until_seconds=until):
                 self.went.append(model)
                 await asyncio.sleep(seconds)
 
@@ -137,6 +137,86 @@ async def test_who_gives_up_no_longer_holds_up_the_group(clock):
 
 
 @in_virtual_time
+async def test_let_go_one_that_would_now_be_served_by_another_model_joins_its_group(clock):
+    """Minutes may have passed: the pass is for the model it would have now."""
+    batch, group = Batch(clock), {"it": "B", "other": "B", "last": "C"}
+
+    async def one(name: str, until: float = clock.now_seconds() + 100) -> None:
+        asks = []
+
+        def whom() -> Group:
+            asks.append(group[name])
+            return Group(model=group[name], ready=False)
+
+        async with batch.gate.pass_for(whom, until_seconds=until):
+            batch.went.append(f"{name} with {asks[-1]}")
+            await asyncio.sleep(1.0)
+
+    first = batch.ask("A", seconds=5.0)
+    await settle()
+    waiting = []
+    for name in group:
+        waiting.append(asyncio.create_task(one(name)))
+        await asyncio.sleep(0.1)
+    group["it"] = "C"
+    await asyncio.gather(first, *waiting)
+
+    assert ["A", "other with B", "it with C", "last with C"] == batch.went, "before who came later"
+    assert [0, 0, 0] == [batch.gate.running(model) for model in "ABC"]
+
+
+@in_virtual_time
+async def test_one_whose_model_changes_each_time_goes_after_a_few_changes(clock):
+    batch, asked = Batch(clock), []
+
+    def whom() -> Group:
+        asked.append("BC"[len(asked) % 2])
+        return Group(model=asked[-1], ready=False)
+
+    async def one() -> None:
+        async with batch.gate.pass_for(whom, until_seconds=clock.now_seconds() + LONG_SECONDS):
+            batch.went.append("it")
+
+    tasks = [batch.ask("A")]
+    await settle()
+    tasks.append(asyncio.create_task(one()))
+    for _ in range(8):
+        await settle()
+        tasks += [batch.ask(model) for model in "BC"]
+    await asyncio.gather(*tasks)
+
+    assert 1 == batch.went.count("it")
+    assert len(asked) <= 4
+    assert 0 == batch.gate.waiting
+
+
+@in_virtual_time
+async def test_one_that_nothing_would_serve_now_waits_for_nobody(clock):
+    batch = Batch(clock)
+    asked = batch.ask("A")
+    await settle()
+    async with batch.gate.pass_for(lambda: None, until_seconds=clock.now_seconds() + 1):
+        assert not asked.done()
+    await asked
+
+
+@in_virtual_time
+async def test_dismissed_nobody_waits_for_a_group_any_longer(clock):
+    batch = Batch(clock)
+    first = batch.ask("A")
+    await settle()
+    waiting = batch.ask("B")
+    await settle()
+
+    batch.gate.dismiss("it leaves")
+
+    with pytest.raises(NoSlot, match="it leaves") as refused:
+        await waiting
+    assert (True, ["A"]) == (refused.value.moved, batch.went)
+    await first
+
+
+@in_virtual_time
 async def test_the_gate_is_bounded(clock):
     batch = Batch(clock, batch_entries=1)
     asked = [batch.ask("A"), batch.ask("B")]
@@ -185,7 +265,15 @@ async def test_a_thousand_cancels_at_random_moments_leave_the_gate_open(clock, s
 
     async def ask_here() -> None:
         until = clock.now_seconds() + chance.choice([0.5, 2.0, LONG_SECONDS])
-        async with batch.gate.pass_for(chance.choice("ABC"), ready=chance.random() < 0.2, until_seconds=until):
+        often = chance.random()
+
+        def group() -> Group | None:  # now and then another one by the time it is let go
+            if chance.random() < often:
+                return Group(model=chance.choice("ABC"), ready=chance.random() < 0.2)
+            return None if chance.random() < 0.1 else first
+
+        first = Group(model=chance.choice("ABC"), ready=chance.random() < 0.2)
+        async with batch.gate.pass_for(group, until_seconds=until):
             await asyncio.sleep(chance.randrange(4) / 10)
 
     async def come_and_go(at: int) -> None:

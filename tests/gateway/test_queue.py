@@ -150,7 +150,7 @@ async def test_one_whose_patience_is_over_stays_while_nobody_else_would_serve_hi
     await asyncio.wait([one.task])
 
     assert 20.0 == pytest.approx(clock.now_seconds() - began, abs=1.0)
-    assert "another model is free" in one.refusal.words
+    assert ("another model is free" in one.refusal.words, True) == (True, one.refusal.moved)
 
 
 @in_virtual_time
@@ -258,29 +258,16 @@ async def test_a_full_class_refuses_one_more_and_leaves_the_others_alone(clock):
 
 
 @in_virtual_time
-async def test_bodies_that_wait_are_bounded_in_all_places_together(clock):
-    queues = queues_of(clock, size_bytes=1000)
-    for place in (LLAMA, PHI):
-        queues.take(place, expected_seconds=1.0)
-    first, second = (Asking(queues, clock, place=place, size_bytes=600) for place in (LLAMA, PHI))
-    await settle()
-
-    assert [True, False] == [first.waits, second.waits]
-    assert "gateway.queue.size is 1000 bytes" in second.refusal.words
-    first.task.cancel()
-    await settle()
-    third = Asking(queues, clock, place=PHI, size_bytes=1000)
-    await settle()
-    assert third.waits
-    third.task.cancel()
-
-
-@in_virtual_time
-async def test_a_failing_place_sends_away_those_who_have_somewhere_to_go(clock):
-    queues = queues_of(clock)
+async def test_a_failing_place_sends_away_those_who_have_somewhere_to_go_at_that_moment(clock):
+    queues, somewhere = queues_of(clock), False
     queues.take(LLAMA, expected_seconds=1.0)
-    movable, stays = Asking(queues, clock, may_move=True), Asking(queues, clock)
+    movable, stays = Asking(queues, clock, may_move=lambda: somewhere), Asking(queues, clock)
     await settle()
+
+    queues.expel(LLAMA, "docker:llama failed once")
+    await settle()
+    assert [True, True] == [movable.waits, stays.waits]
+    somewhere = True
 
     queues.expel(LLAMA, "docker:llama fails")
     await settle()
@@ -288,6 +275,20 @@ async def test_a_failing_place_sends_away_those_who_have_somewhere_to_go(clock):
     assert ("docker:llama fails", True) == (movable.refusal.words, movable.refusal.moved)
     assert stays.waits
     stays.task.cancel()
+
+
+@in_virtual_time
+async def test_dismissed_nobody_waits_any_longer_and_no_queue_was_full(clock):
+    queues = queues_of(clock)
+    for place in (LLAMA, PHI):
+        queues.take(place, expected_seconds=1.0)
+    waiting = [Asking(queues, clock, place=place) for place in (LLAMA, PHI)]
+    await settle()
+
+    queues.dismiss("it leaves")
+    await settle()
+
+    assert [("it leaves", True)] * 2 == [(one.refusal.words, one.refusal.moved) for one in waiting]
 
 
 @in_virtual_time

@@ -30,7 +30,6 @@ async def saturate(queues: Queues, clock: ManualClock, grants: int, arrivals: di
                 LLAMA,
                 priority,
                 until_seconds=clock.now_seconds() + LONG_SECONDS,
-                size_bytes=10,
                 expected_seconds=0.1,
             )
             served += 1
@@ -91,7 +90,6 @@ def test_nobody_waits_past_his_deadline_and_everybody_gets_a_slot_or_a_reason(pl
                 LLAMA,
                 priority,
                 until_seconds=began + within,
-                size_bytes=10,
                 expected_seconds=expected,
                 patience_seconds=patience,
             )
@@ -117,9 +115,8 @@ def test_nobody_waits_past_his_deadline_and_everybody_gets_a_slot_or_a_reason(pl
 
 
 def nothing_is_left_of(queues: Queues) -> bool:
-    """No entry, byte, task or slot: a hundred more get theirs."""
+    """No entry, task or slot: a hundred more get theirs."""
     assert is_empty(queues)
-    assert 0 == queues._waiting_bytes
     assert {asyncio.current_task()} == asyncio.all_tasks()
     for _ in range(100):
         slot = queues.take(LLAMA, expected_seconds=0.1)
@@ -147,11 +144,10 @@ async def test_a_thousand_cancels_at_random_moments_leak_nothing(clock, seed):
             LLAMA,
             chance.choice(PRIORITIES),
             until_seconds=clock.now_seconds() + chance.choice([0.1, 1.0, LONG_SECONDS]),
-            size_bytes=10,
             expected_seconds=0.1,
             patience_seconds=chance.choice([None, 0.5]),
             elsewhere=chance.choice([None, lambda: chance.random() < 0.5]),
-            may_move=chance.random() < 0.5,
+            may_move=chance.choice([None, lambda: chance.random() < 0.5]),
         )
         where[me] = "running"
         assert queues.running(LLAMA) <= slots

@@ -31,7 +31,6 @@ class Asking:
 
     def __init__(self, queues: Queues, clock: Clock, priority: str = "normal", place: Place = LLAMA, **asked) -> None:
         asked = {
-            "size_bytes": 100,
             "expected_seconds": 1.0,
             "until_seconds": clock.now_seconds() + LONG_SECONDS,
         } | asked

@@ -52,6 +52,17 @@ def test_no_lease_is_longer_than_the_longest(asked, given):
     assert given == Owned().reserve(LLAMA, seconds=asked).seconds
 
 
+def test_leaving_it_starts_nothing_and_what_is_ready_can_still_be_leased():
+    house = Owned()
+    house.up(PHI)
+    house.tenancy.leaving = True
+
+    assert "shutting down" in house.reserve(LLAMA)
+    assert "shutting down" in house.tenancy.take(LLAMA, 4096, (), "asked")
+    assert (S.STOPPED, S.READY) == (house.state(LLAMA), house.state(PHI))
+    assert isinstance(house.reserve(PHI), Lease)
+
+
 def test_what_does_not_fit_is_refused_in_words():
     house = Owned()
     house.reserve(LLAMA)

@@ -222,7 +222,9 @@ def test_a_busy_host_whose_others_are_unknown_slows_nobody_down():
     [
         pytest.param(0, 0, 1, 0, id="free"),
         pytest.param(1, 0, 1, 1, id="one lease is one in flight from its grant"),
-        pytest.param(2, 1, 1, 3, id="leases and requests in flight"),
+        pytest.param(2, 1, 1, 2, id="a request in flight has one of the leases"),
+        pytest.param(1, 3, 1, 3, id="requests in flight whose leases are over"),
+        pytest.param(0, 1, 1, 1, id="a cancelled prompt that the engine may still work on"),
         pytest.param(1, 0, 2, 0, id="a second slot"),
         pytest.param(3, 0, 2, 2 / 2, id="two slots share the queue"),
     ],

@@ -133,15 +133,15 @@ async def test_when_a_breaker_half_opens_its_model_is_named_again_and_gets_one_p
         assert [("docker:llama", "open"), ("docker:llama", "half_open")] == turned(house), "told when it happens"
         assert is_ready(house)
 
-        gateway.breakers.goes(LLAMA, clock.now_seconds() + 60.0)  # the probe is on its way
+        probe = gateway.breakers.goes(LLAMA, clock.now_seconds() + 60.0)  # the probe is on its way
         while_out = await house.desk.select(AT_ONCE)
         assert (None, False) == (while_out.decision.chosen, is_ready(house))
         assert 60 == while_out.decision.retry_after_seconds
 
-        gateway.breakers.passed(LLAMA)
+        gateway.breakers.passed(LLAMA, probe)
         assert is_ready(house)
-        gateway.breakers.goes(LLAMA, clock.now_seconds() + 60.0)
-        gateway.breakers.passed(LLAMA)
+        probe = gateway.breakers.goes(LLAMA, clock.now_seconds() + 60.0)
+        gateway.breakers.passed(LLAMA, probe)
         selected = await house.desk.select(AT_ONCE)
         assert (LLAMA, PlaceState.READY, True) == told(selected)
         assert ("docker:llama", "closed") == turned(house)[-1]

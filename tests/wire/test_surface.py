@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.relay import ENDPOINTS
 from dispatcher.vocabulary.request import Asked
-from dispatcher.wire.surface import MAX_NAME_CHARACTERS, Told, Wishes, addressed, same_model, told
+from dispatcher.wire.surface import MAX_NAME_CHARACTERS, RUNNER_OPTIONS, Told, Wishes, addressed, same_model, told
 from tests.wire.captured import Captured, captured, every
 
 NONE_WISHED = Wishes(asked=Asked())
@@ -61,7 +61,8 @@ def test_only_what_reloads_or_unloads_is_replaced_in_a_captured_request(asked: C
         assert dict(sent)["options"] == dict(goes)["options"]
     elif "options" in ours:
         before, after = raw_fields(dict(sent).get("options", b"{}")), raw_fields(dict(goes)["options"])
-        assert [each for each in before if each[0] != "num_ctx"] == [each for each in after if each[0] != "num_ctx"]
+        kept = [each for each in before if each[0] not in RUNNER_OPTIONS]
+        assert kept == [each for each in after if each[0] != "num_ctx"]
         assert (b"8192", b"-1") == (dict(after)["num_ctx"], dict(goes)["keep_alive"])
 
 
@@ -105,6 +106,13 @@ def test_a_wrongly_typed_option_stays_for_the_server_to_refuse(options: dict[str
     sent = json.loads(addressed(native(options=options), "m", 1))
 
     assert {**options, "num_ctx": 1} == sent["options"]
+
+
+@pytest.mark.parametrize("name", [*sorted(RUNNER_OPTIONS), "Num_GPU", "NUM_CTX"])
+def test_no_option_that_a_model_is_loaded_with_goes_on(name: str) -> None:
+    sent = addressed(native(options={"seed": 7, name: 1, "top_k": 2}), "m", 512)
+
+    assert b'{"seed":7,"top_k":2,"num_ctx":512}' == dict(raw_fields(sent))["options"]
 
 
 def test_the_openai_surface_gets_neither_options_nor_keep_alive() -> None:
