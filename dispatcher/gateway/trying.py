@@ -273,8 +273,9 @@ class Trying:
             return None
         first, left = errand.answered_by, errand.answering.left
         words = f"{'its client left' if first is None else f'{first} answered'} after {seconds:.1f} s of nothing"
+        least = self._settings().gateway.timeouts.first_token_min_seconds  # clients alone open no breaker sooner
         expected = self._deadlines.expected_seconds(given.place, predicted, now, stream=errand.told.stream)
-        if seconds > expected and (left or first is not None):
+        if seconds > max(least, expected) and (left or first is not None):
             self._failed(given, replace(ended, cause="silent", words=words, seconds=seconds), probe)
         else:
             self._breakers.says_nothing(given.place, probe)

@@ -44,6 +44,7 @@ class FaultyEngine(FakeEngine):
         self.slow_stops: list[float] = []  # began, and did not end as they should
         self.looks: list[float] = []  # answered, for the present process
         self.listed: frozenset[Place] = frozenset()
+        self.told_running: frozenset[Place] = frozenset()  # as of the last look that was answered
         self.coming_up: set[Place] = set()
         self.orphans: set[Place] = set()  # asked to start by a process that is dead
         self.stepped_at_seconds = float("-inf")  # its wall clock, last
@@ -59,6 +60,7 @@ class FaultyEngine(FakeEngine):
         await self._answer()
         declared = [server for server in self.servers.values() if server.place not in self.undeclared]
         self.listed = frozenset(server.place for server in declared)
+        self.told_running = frozenset(server.place for server in declared if server.running)
         self.looks.append(self._clock.now_seconds())
         return [self._stamped(self._seen(server)) for server in declared]
 
