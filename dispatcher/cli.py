@@ -24,7 +24,6 @@ from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
 
 DEFAULT_WAIT_SECONDS = 120.0  # the server's, when --wait-seconds is not given
 ID_CHARACTERS = len("d-5f0c3a1b9e7d2c46")
-PREFIX_CHARACTERS = 4  # of an id, at least
 LISTED = 1000  # the newest decisions, among which a prefix is looked up
 QUERY_CHARACTERS = 8000  # of a prompt in a query; its classification reads the first 2,000
 
@@ -159,7 +158,7 @@ def explain(caller: Caller, decision_id: str) -> None:
 
     DECISION_ID, or its beginning, where only one of the newest 1,000 begins so.
     """
-    if PREFIX_CHARACTERS <= len(decision_id) < ID_CHARACTERS:
+    if decision_id.startswith("d-") and len(decision_id) < ID_CHARACTERS:
         decision_id = _begun(caller, decision_id)
     show(caller, got(caller, "GET", f"/decisions/{quote(decision_id, safe='')}"), "show_decision")
 
@@ -171,7 +170,7 @@ def _begun(caller: Caller, prefix: str) -> str:
     if len(found) < 2 or prefix in found:
         return prefix if not found or prefix in found else str(found[0])
     more = ", …" if len(found) > 3 else ""
-    raise click.UsageError(f"{prefix} begins {len(found)} decisions ({', '.join(found[:3])}{more}); give more of it")
+    raise click.UsageError(f"{prefix} begins {len(found)} decisions ({', '.join(found[:3])}{more}); give more letters")
 
 
 # ── looking and acting ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -113,7 +113,7 @@ class Desk:
 
         Waits, at most `wait_seconds` and the caller's deadline in all: for leases that alone keep its last candidate
         out, and for *ready*. A place that fails to start is not tried again for this request: the next best is.
-        without: where an attempt of it just failed, and why in words: not chosen either. again: the same request was
+        without: where it is not to go, and why in words: not chosen either. again: the same request was
         decided before, as it is wherever there is something to do without. durable False: the lease is kept in memory
         only, for a caller that does not outlive this process.
         """
@@ -124,7 +124,7 @@ class Desk:
             until_seconds=request.at_seconds + _patience_seconds(request),
             durable=durable,
             again=again,
-            lost={place: Lost(rule="unavailable", because=_FAILED.format(why)) for place, why in without.items()},
+            lost={place: Lost(rule="unavailable", because=why) for place, why in without.items()},
         )
         while True:
             decision, lease, took = self._reserve(errand)
@@ -301,9 +301,6 @@ class Desk:
         return Selected(
             decision=decision, lease=lease, state=state, eta_seconds=eta, endpoint=chosen.endpoint, durable=durable
         )
-
-
-_FAILED = "an attempt of this request just failed here: {}"
 
 
 def _crowded(decision: Decision) -> Decision:

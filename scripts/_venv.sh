@@ -56,7 +56,7 @@ make_venv() {
 }
 
 install_lock() {
-    say "installing $(grep -c '^[A-Za-z0-9]' "$root/$1") locked packages …"
+    say "installing the locked packages …"
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
         -r "$root/$1" >&2 || {
         say "Installing $1 failed, so .venv is incomplete. Without network? Reach a package index once, then run this again."

@@ -36,13 +36,15 @@ _CASE = re.compile(rb"case-[0-9a-z_-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A request as it came. headers: names in lower case, in their order. at_seconds: of the monotonic clock."""
+    """A request as it came. headers: names in lower case, in their order. at_seconds: of the monotonic clock. reused:
+    its connection had answered another."""
 
     method: str
     path: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
     at_seconds: float
+    reused: bool = False
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -169,8 +171,10 @@ class Misbehaving:
         server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reused = False
         try:
-            while (heard := await _request(reader)) is not None:
+            while (heard := await _request(reader, reused=reused)) is not None:
+                reused = True
                 self.heard.append(heard)
                 line = Line(reader, writer, heard)
                 try:
@@ -229,7 +233,7 @@ class Misbehaving:
         return None
 
 
-async def _request(reader: asyncio.StreamReader) -> Heard | None:
+async def _request(reader: asyncio.StreamReader, *, reused: bool) -> Heard | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -238,7 +242,7 @@ async def _request(reader: asyncio.StreamReader) -> Heard | None:
     headers = tuple((name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
     method, path, _ = first.split(" ", 2)
     body = await reader.readexactly(int(dict(headers).get("content-length", "0")))
-    return Heard(method=method, path=path, headers=headers, body=body, at_seconds=time.monotonic())
+    return Heard(method=method, path=path, headers=headers, body=body, at_seconds=time.monotonic(), reused=reused)
 
 
 # --- what a good answer is -------------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ IDS = ("d-5f0c3a1b9e7d2c46", "d-5f0c999999999999", "d-1234567812345678")
         pytest.param("d-5f0c3", 0, "llama3.2:3b is ready.", id="one begins so"),
         pytest.param("d-5f", 2, "d-5f begins 2 decisions (d-5f0c3a1b9e7d2c46, d-5f0c999999999999)", id="two do"),
         pytest.param("d-77", 1, "no decision 'd-77' is kept", id="none does"),
-        pytest.param("d-1", 1, "no decision 'd-1' is kept", id="too short to be looked for"),
+        pytest.param("d-1", 0, "llama3.2:3b is ready.", id="one letter is enough where one begins so"),
+        pytest.param("d-", 2, "d- begins 3 decisions", id="all do"),
+        pytest.param("d", 1, "no decision 'd' is kept", id="no beginning of an id"),
         pytest.param("d-1234567812345678", 0, "llama3.2:3b is ready.", id="the whole of it"),
     ],
 )

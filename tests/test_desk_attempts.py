@@ -25,11 +25,11 @@ async def test_where_an_attempt_just_failed_is_not_chosen_and_the_words_say_why(
     async with house.open():
         await up(house, LLAMA)
         assert LLAMA == (await house.desk.select(SIMPLE)).lease.place
-        selected = await house.desk.select(SIMPLE, without={LLAMA: "no byte of an answer within 5.0 s"})
+        words = "an attempt of this request just failed here: no byte of an answer within 5.0 s"
+        selected = await house.desk.select(SIMPLE, without={LLAMA: words})
 
         assert LLAMA != selected.lease.place
         rejections = {one.place: one.rejection for one in selected.decision.candidates if one.rejection}
-        words = "an attempt of this request just failed here: no byte of an answer within 5.0 s"
         assert ("unavailable", words) == (rejections[LLAMA].rule, rejections[LLAMA].because)
         assert "fallback" == house.decided()[-1].outcome
 

@@ -10,7 +10,7 @@ from dispatcher import VERSION
 from dispatcher.api.doors import Doors
 from dispatcher.api.exchange import body_of
 from dispatcher.errors import NotFound
-from dispatcher.vocabulary.words import printable, shortened
+from dispatcher.vocabulary.relay import Surface
 from dispatcher.wire import catalog
 from dispatcher.wire.decision import encode
 from dispatcher.wire.surface_shapes import shown_from_body
@@ -39,33 +39,36 @@ class CatalogRoutes:
 
     async def openai_models(self, request: Request) -> Response:
         doors = self._doors
-        return _json(catalog.openai_models(doors.fleet(), doors.profiles(), self._since_seconds))
+        return self._json(catalog.openai_models(doors.fleet(), doors.profiles(), self._since_seconds))
 
     async def openai_model(self, request: Request) -> Response:
         name: str = request.path_params["id"]
         doors = self._doors
-        return _found(name, catalog.openai_model(name, doors.fleet(), doors.profiles(), self._since_seconds))
+        return self._found(
+            name, "openai", catalog.openai_model(name, doors.fleet(), doors.profiles(), self._since_seconds)
+        )
 
     async def tags(self, request: Request) -> Response:
-        return _json(catalog.tags(self._doors.fleet(), self._doors.profiles(), self._since_seconds))
+        return self._json(catalog.tags(self._doors.fleet(), self._doors.profiles(), self._since_seconds))
 
     async def ps(self, request: Request) -> Response:
-        return _json(catalog.ps(self._doors.fleet(), self._doors.profiles()))
+        return self._json(catalog.ps(self._doors.fleet(), self._doors.profiles()))
 
     async def show(self, request: Request) -> Response:
         name = shown_from_body(await body_of(request.receive))
         doors = self._doors
-        return _found(name, catalog.show(name, doors.fleet(), doors.profiles(), self._since_seconds))
+        return self._found(name, "ollama", catalog.show(name, doors.fleet(), doors.profiles(), self._since_seconds))
 
     async def version(self, request: Request) -> Response:
-        return _json(catalog.version(self._doors.fleet(), VERSION))
+        return self._json(catalog.version(self._doors.fleet(), VERSION))
 
+    def _found(self, name: str, surface: Surface, document: catalog.Document | None) -> Response:
+        if document is None:
+            known = list(catalog.listed(self._doors.fleet(), self._doors.profiles()))
+            raise NotFound(catalog.unknown(name, known, surface))
+        return self._json(document)
 
-def _found(name: str, document: catalog.Document | None) -> Response:
-    if document is None:
-        raise NotFound(f"model '{shortened(printable(name))}' not found; GET /v1/models lists what there is")
-    return _json(document)
-
-
-def _json(document: catalog.Document) -> Response:
-    return Response(encode(document), media_type="application/json")
+    def _json(self, document: catalog.Document) -> Response:
+        """Marked while the models are simulated: these shapes are other people's and have no field for it."""
+        headers = {"x-dispatcher-rehearsal": "true"} if self._doors.fleet().rehearsal else None
+        return Response(encode(document), media_type="application/json", headers=headers)

@@ -205,6 +205,8 @@ class Connection(HttpToolsProtocol):
             return
         self._cancel_timer()
         self._part = BETWEEN
+        if not self.pipeline:  # a large body paused it, and who reads nothing never hears that the client left
+            self.flow.resume_reading()
         super().on_message_complete()
 
     # --- refusing ------------------------------------------------------------------------------------------------

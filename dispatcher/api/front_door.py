@@ -53,6 +53,7 @@ from dispatcher.wire.problem import problem_of, retry_after_of
 
 log = logging.getLogger("dispatcher.api")
 NEVER_RELAYED = tuple(f"/api/{word}" for word in ("create", "pull", "push", "delete", "copy", "blobs"))
+NO_RESPONSES = "the Responses API is not spoken here; use /v1/chat/completions (n8n: turn off Use Responses API)"
 _WANTED = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-api-key", b"x-request-id"})
 
 
@@ -213,4 +214,6 @@ def _of_router(error: HTTPException, scope: Scope) -> Turned:
     if scope["path"].startswith(NEVER_RELAYED):
         detail = f"{scope['path']} is never relayed: a model's files are changed at its own server"
         return Turned("not_found", detail)
+    if scope["path"].startswith("/v1/responses"):
+        return Turned("not_found", NO_RESPONSES)
     return Turned("not_found", f"nothing is at {scope['path']}; /openapi.json lists what is")

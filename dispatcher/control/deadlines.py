@@ -88,6 +88,13 @@ class Deadlines:
         for it."""
         return _given(_seconds(self._came, place, now_seconds), predicted_seconds, rules)
 
+    def whole_overdue_seconds(
+        self, place: Place, predicted_seconds: float | None, rules: TimeoutSettings, now_seconds: float
+    ) -> float:
+        """When an answer in one is overdue at a place that gives answers: ordinary long ones come sooner."""
+        longest = _longest(_seconds(self._wholes, place, now_seconds), predicted_seconds)
+        return max(rules.first_token_min_seconds, rules.first_token_max_seconds if longest is None else longest)
+
     def expected_seconds(self, place: Place, predicted_seconds: float, now_seconds: float, *, stream: bool) -> float:
         """What an answer there hardly ever takes longer than, to its first content (whole: to its end): its p99. By the
         longer of history and prediction, as for deadlines."""
@@ -101,13 +108,19 @@ class Deadlines:
 
 
 def _given(slowest_seconds: float | None, predicted_seconds: float | None, rules: TimeoutSettings) -> float:
+    longest = _longest(slowest_seconds, predicted_seconds)
+    wanted = rules.first_token_max_seconds if longest is None else longest
+    return max(rules.first_token_min_seconds, min(rules.first_token_max_seconds, wanted))
+
+
+def _longest(slowest_seconds: float | None, predicted_seconds: float | None) -> float | None:
+    """None: nothing was seen, and nobody can say."""
     known = []
     if slowest_seconds is not None:
         known.append(MARGIN * slowest_seconds)
     if predicted_seconds is not None and predicted_seconds > 0:
         known.append(PREDICTED_FACTOR * predicted_seconds)
-    longest = max(known, default=rules.first_token_max_seconds)
-    return max(rules.first_token_min_seconds, min(rules.first_token_max_seconds, longest))
+    return max(known, default=None)
 
 
 def total_seconds(first_token_seconds: float, predicted_seconds: float | None, rules: TimeoutSettings) -> float:

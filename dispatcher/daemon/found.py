@@ -36,6 +36,7 @@ class Found:
 
 _ANSWERS = {True: "answers", False: "no answer", None: "not asked (switched off)"}
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}
+_TO_ASK = "task=coding&complexity=complex&dry_run=true"  # without a lease, which nobody would give back
 _TO_TRY = "to try it: --provider rehearsal, or lifecycle.provider: rehearsal"
 
 
@@ -53,7 +54,7 @@ def words(found: Found) -> list[str]:
     lines.append(f"ready: {api_url(found.settings.server)}, metrics {metrics}/metrics")
     if found.fleet.places:
         key = _key(found.settings.server)
-        lines.append(f'try: curl{key} "{api_url(found.settings.server)}/select?task=coding&complexity=complex"')
+        lines.append(f'try: curl{key} "{api_url(found.settings.server)}/select?{_TO_ASK}"')
     return lines
 
 

@@ -16,7 +16,7 @@ from dispatcher.vocabulary.event import Completed, Event
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import Settings
-from dispatcher.vocabulary.words import Moment
+from dispatcher.vocabulary.words import Moment, meant
 
 _log = logging.getLogger("dispatcher")
 
@@ -87,8 +87,9 @@ class Operations:
         """start | stop | pin | unpin, by hand. NotFound for a model that has no place here, NotNow with the reason."""
         views = [view for view in self._controller.view().places if view.place.model == model]
         if not views and what != "unpin":
-            known = ", ".join(sorted({view.place.model for view in self._controller.view().places})) or "none"
-            raise NotFound(f"no place runs {model}; models with a place here: {known}")
+            known = sorted({view.place.model for view in self._controller.view().places})
+            near, listed = meant(model, known), ", ".join(known) or "none"
+            raise NotFound(f"no place runs {model}{near or ';'} models with a place here: {listed}")
         if what == "stop":
             return self._stop(model, views)
         if what == "start":

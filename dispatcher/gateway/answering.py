@@ -19,11 +19,20 @@ LAST_WORDS_SECONDS = 2.0  # for a client to take the error that ends its answer;
 
 
 class Answering:
-    """started: headers are out. begun: content is: no other model may answer."""
+    """started: headers are out. begun: content is: no other model may answer. early: headers that go with the first
+    heartbeat, while nothing else is known."""
 
     def __init__(
-        self, client: Client, endpoint: Endpoint, request_id: str, *, stream: bool, heartbeat_seconds: float
+        self,
+        client: Client,
+        endpoint: Endpoint,
+        request_id: str,
+        *,
+        stream: bool,
+        heartbeat_seconds: float,
+        early: Headers | None = None,
     ) -> None:
+        self._early = early or []
         self._client = client
         self._request_id = request_id
         self._endpoint = endpoint
@@ -107,7 +116,7 @@ class Answering:
 
     async def _keep_beating(self) -> None:
         self.started = True
-        await self._client.start(200, [(b"content-type", EVENT_STREAM)])
+        await self._client.start(200, [(b"content-type", EVENT_STREAM), *self._early])
         while True:
             await self._client.write(HEARTBEAT)
             await asyncio.sleep(self._heartbeat_seconds)

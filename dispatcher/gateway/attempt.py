@@ -7,10 +7,11 @@ deadline, moved on as the answer gets on; what it was waiting for when it passed
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 
 from dispatcher.clock import Clock
-from dispatcher.gateway.answering import Answering
+from dispatcher.gateway.answering import EVENT_STREAM, Answering
 from dispatcher.gateway.patience import Patience
 from dispatcher.gateway.upstream import BROKEN, ClientResponse, Failed, Upstreams
 from dispatcher.vocabulary.engine import Timings
@@ -18,8 +19,12 @@ from dispatcher.vocabulary.relay import Cause, Endpoint, Headers
 from dispatcher.wire import relayed
 from dispatcher.wire.ollama import error_text
 
+log = logging.getLogger("dispatcher.gateway")
+
 REFUSAL_BYTES = 64 * 1024  # of an answer that is no 200
 AFTER_END_SECONDS = 1.0  # for the connection to end, once the answer has
+JSON = b"application/json"
+_STREAMED = {"openai": EVENT_STREAM, "ollama": b"application/x-ndjson"}
 _FAILURES: dict[Cause, str] = {
     "empty": "it answered 200 and said nothing",
     "truncated": "its answer ended without its end",
@@ -53,7 +58,7 @@ class Ended:
     said: str | None = None
     status: int | None = None
     refusal: bytes = b""
-    content_type: bytes = b"application/json"
+    content_type: bytes = JSON
     retry_after: str | None = None
     body: bytes | None = None
     timings: Timings = relayed.NO_TIMINGS
@@ -98,7 +103,8 @@ class Attempt:
     async def run(
         self, origin: str, body: bytes, headers: Headers, *, stream: bool, keep_bytes: int = 0, key: str | None = None
     ) -> Ended:
-        """Never raises but for cancellation. keep_bytes: of a stream that is collected for the cache; 0: none."""
+        """Never raises but for cancellation, and what its client's side raises. keep_bytes: of a stream that is
+        collected for the cache; 0: none."""
         ended, limits, loop = self.ended, self._limits, asyncio.get_running_loop()
         path = self._endpoint.path
         first = limits.first_token_seconds if stream else max(limits.first_token_seconds, limits.total_seconds)
@@ -125,6 +131,11 @@ class Attempt:
             late = self._answering.begun or ended.status is not None
             ended.cause = "truncated" if late and failed.cause == "reset" else failed.cause
             ended.words = failed.words
+        except Exception:
+            if self._writing:
+                raise
+            log.exception('attempt=failed path=%s consequence="its answer counts as malformed"', path)
+            ended.cause, ended.words = "malformed", "what it answered cannot be read"
         finally:
             ended.seconds = self._clock.now_seconds() - ended.began_seconds
         return ended
@@ -136,7 +147,7 @@ class Attempt:
         ended = self.ended
         body = await _at_most(response, REFUSAL_BYTES)
         ended.refusal = body if body is not None else b""
-        ended.content_type = _content_type(response)
+        ended.content_type = _content_type(response, JSON)
         ended.retry_after = response.headers.get("Retry-After")
         ended.cause = relayed.refusal(response.status, ended.refusal)
         ended.words, ended.said = f"it said {response.status}", error_text(ended.refusal)
@@ -149,7 +160,7 @@ class Attempt:
             ended.cause, ended.words = "too_long", f"its answer is longer than {self._limits.answer_bytes} bytes"
             return
         ended.first_token_seconds = None
-        ended.content_type = _content_type(response)
+        ended.content_type = _content_type(response, JSON)
         ended.cause = relayed.whole(self._endpoint, body, nothing_asked=self._nothing_asked)
         if ended.cause is not None:
             ended.words, ended.said = _FAILURES.get(ended.cause, ended.cause), error_text(body)
@@ -158,11 +169,11 @@ class Attempt:
         ended.timings = relayed.timings(self._endpoint.surface, body)
 
     async def _stream(self, response: ClientResponse, headers: Headers, keep_bytes: int) -> None:
-        watch = relayed.Watch(self._endpoint.surface)
+        watch = relayed.Watch(self._endpoint.surface, nothing_asked=self._nothing_asked)
         answering, loop, ended = self._answering, asyncio.get_running_loop(), self.ended
-        ended.content_type = _content_type(response)
+        ended.content_type = _content_type(response, _STREAMED[self._endpoint.surface])
         held: list[bytes] = []  # all that came before the first content, later the beginning of a line
-        last_at = loop.time()
+        last_at, read_lines = loop.time(), 0
         try:
             async for piece in response.content.iter_any():
                 watch.take(piece)
@@ -175,13 +186,15 @@ class Attempt:
                 now = loop.time()
                 if not answering.begun:
                     await self._begin(headers)
-                elif now - last_at > ended.longest_pause_seconds:
+                elif watch.data_lines > read_lines and now - last_at > ended.longest_pause_seconds:
                     ended.longest_pause_seconds = now - last_at
                 piece, held = _whole_lines(held, unended_bytes)
                 if keep_bytes > 0:
                     keep_bytes = self._keep(piece, keep_bytes)
                 await self._pass_on(piece)
-                last_at = loop.time()
+                written_at = loop.time()  # comments and blank lines move no deadline, nor does a slow reader
+                last_at = written_at if watch.data_lines > read_lines else last_at + written_at - now
+                read_lines = watch.data_lines
                 pause = AFTER_END_SECONDS if watch.ended else self._limits.between_seconds
                 self._timer.reschedule(min(last_at + pause, self._total_at))
         except BROKEN:
@@ -265,5 +278,7 @@ async def _at_most(response: ClientResponse, most_bytes: int) -> bytes | None:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _content_type(response: ClientResponse) -> bytes:
-    return response.headers.get("Content-Type", "application/json").encode("latin-1", "replace")
+def _content_type(response: ClientResponse, own: bytes) -> bytes:
+    """own: the surface's, for one that cannot be a header of ours."""
+    told = response.headers.get("Content-Type", "")
+    return told.encode() if told and told.isascii() and told.isprintable() else own

@@ -23,6 +23,7 @@ from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
 
 LEASE_SECONDS = 900.0  # given back at the end of each attempt; what is in flight is kept without one, too
+BESIDE = "it is still silent, another was asked beside it"
 CLAIM_SECONDS = 1.0  # on a probe, until its attempt has begun
 PATIENCE_SECONDS = 2.0  # before a request looks whether it would be served elsewhere, at least
 
@@ -77,24 +78,31 @@ class Choosing:
 
     async def _selected(self, errand: Errand, again: bool) -> Selected:
         """Once something has failed it, a place that failed last is worth trying only where no other is ready: who
-        asked may not have the patience for more."""
+        asked may not have the patience for more. Nor is one that said it cannot now, where no model was named."""
         asked = self._asked(errand)
-        if (errand.attempts or errand.lost) and (avoided := self._avoided(errand)):
+        if avoided := self._avoided(errand):
             ready, without = replace(asked, start=False, wait_seconds=0.0), {**avoided, **errand.lost}
             selected = await self._select(ready, without=without, again=again, durable=False)
             if selected.lease is not None:
                 return selected
+            again = True
         return await self._select(asked, without=errand.lost, again=again, durable=False)
 
     def _avoided(self, errand: Errand) -> dict[Place, str]:
         """None, unless that leaves one that is ready."""
         views = [view for view in self._fleet().places if view.place not in errand.lost]
-        failing = {view.place: "it failed the last request" for view in views if self._proofs.is_failing(view.place)}
+        may_rest = errand.named is None and errand.told.fallback and errand.told.endpoint.kind != "embed"
+        avoided = self._proofs.resting.now(self._clock.now_seconds()) if may_rest else {}
+        if errand.attempts or errand.lost:
+            failing = (view.place for view in views if self._proofs.is_failing(view.place))
+            avoided |= dict.fromkeys(failing, "it failed the last request")
+        if not avoided:
+            return avoided
         works = any(
-            view.state is PlaceState.READY and view.place not in failing and not self._breakers.is_open(view.place)
+            view.state is PlaceState.READY and view.place not in avoided and not self._breakers.is_open(view.place)
             for view in views
         )
-        return failing if works else {}
+        return avoided if works else {}
 
     def _asked(self, errand: Errand) -> Asked:
         """As it was asked, less the time that has passed, and without a name that nothing is left of. It waits for a
@@ -188,7 +196,7 @@ class Choosing:
         asked = replace(self._asked(errand), start=False, wait_seconds=0.0)
         if all(view.place == given.place for view in self._fleet().places if view.place.model == asked.model):
             asked = replace(asked, model=surface.AUTO)
-        without = {**self._avoided(errand), **errand.lost, given.place: "its answer is overdue"}
+        without = {**self._avoided(errand), **errand.lost, given.place: BESIDE}
         selected = await self._select(asked, without=without, again=True, durable=False)
         lease, origin = selected.lease, selected.endpoint
         if lease is None:

@@ -15,7 +15,9 @@ from dispatcher.wire.surface import AUTO, Told
 
 OF_TIME: tuple[Cause, ...] = ("silent", "stalled")
 AS_SAID: tuple[Cause, ...] = ("caller_error", "wrong_option", "context_exceeded", "not_found", "rate_limited")
+NEVER_ATTEMPTED: tuple[Cause, ...] = ("not_ready", "no_slot")
 OUTSIDE = "last-resort"
+REHEARSAL = (b"x-dispatcher-rehearsal", b"true")  # a simulated model answers
 MAX_TOLD = 8  # failed attempts and full queues, in the words of one refusal
 
 
@@ -72,6 +74,7 @@ class Errand:
     outside: str | None = None  # the last resort, by its model, once it is asked: one of the attempts
     outside_answered: bool = False
     kept_model: str | None = None  # whose answer it was given from the cache
+    awaits: str = ""  # its turn, an answer: what it waits for now; empty: a model that is ready
     story: list[str] = field(default_factory=list)
 
     def tells(self, where: Place, why: str) -> None:
@@ -80,7 +83,8 @@ class Errand:
 
     def gives_up_on(self, place: Place, cause: Cause, why: str, in_full: str | None = None) -> None:
         """For this request; the next choice is made without it. in_full: for its client; why: for everybody."""
-        self.lost[place] = f"{cause}: {why}"
+        attempted = "" if cause in NEVER_ATTEMPTED else "an attempt of this request just failed here: "
+        self.lost[place] = f"{attempted}{cause}: {why}"
         self.moved_from, self.moved_for = place, cause
         self.tells(place, why if in_full is None else in_full)
 
@@ -110,29 +114,37 @@ class Errand:
             return False
         return all(one.rejection is not None and one.rejection.rule == "not_allowed" for one in self.refused.candidates)
 
-    def headers(self, *, cache: str | None = None) -> Headers:
-        """Of the answer; what is told of the decision that stands."""
+    def headers(self, *, cache: str | None = None, of: Decision | None = None) -> Headers:
+        """Of the answer; what is told of the decision that stands, else of the last that chose nothing. of: of that one
+        instead."""
         told: Headers = []
-        if self.decision is not None:
-            told.append((b"x-dispatcher-decision", self.decision.id.encode()))
-            told.append((b"x-dispatcher-degraded", b"true" if self.decision.degraded else b"false"))
+        if (decision := of or self.decision or self.refused) is not None:
+            told.append((b"x-dispatcher-decision", decision.id.encode()))
+            told.append((b"x-dispatcher-degraded", b"true" if decision.degraded else b"false"))
         if self.given is not None:
             told.append((b"x-dispatcher-model", _in_header(self.given.place.model)))
         told.append((b"x-dispatcher-attempts", str(self.attempts).encode()))
         if cache is not None:
             told.append((b"x-dispatcher-cache", cache.encode()))
-        return told
+        return told + self.marks()
 
-    def headers_of_kept(self, model: str) -> Headers:
-        """Of an answer from the cache: nothing was decided."""
+    def marks(self) -> Headers:
+        """What is said of every answer, a refusal too, while the models are simulated."""
+        decision = self.decision or self.refused
+        return [REHEARSAL] if decision is not None and decision.rehearsal else []
+
+    def headers_of_kept(self, place: Place) -> Headers:
+        """Of an answer from the cache: nothing was decided. place: whose it was."""
         return [
-            (b"x-dispatcher-model", _in_header(model)),
+            (b"x-dispatcher-model", _in_header(place.model)),
             (b"x-dispatcher-attempts", b"0"),
             (b"x-dispatcher-cache", b"hit"),
+            *([REHEARSAL] if place.server.startswith("rehearsal:") else []),
         ]
 
     def headers_outside(self) -> Headers:
-        """Of an answer of the last resort: the decision is the one that found nothing here, or nothing that worked."""
+        """Of an answer of the last resort: the decision is the one that found nothing here, or nothing that worked. No
+        rehearsal, whatever is rehearsed here: that model is real."""
         told: Headers = []
         if (decision := self.decision or self.refused) is not None:
             told.append((b"x-dispatcher-decision", decision.id.encode()))

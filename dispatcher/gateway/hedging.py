@@ -1,23 +1,27 @@
-"""A second attempt beside the first, for an answer that is not streamed from a place that has not proved itself.
+"""A second attempt beside the first, for an answer that is not streamed and is overdue.
 
 The first byte of such an answer is the answer: from outside nothing tells a long generation from a server that hangs,
 and to wait for the longest possible generation is to lose every caller with a timeout of its own. Cancelling at the
-first-token deadline would be worse: no long answer would ever come from a cold start. So a place that answers is
-believed, however long it takes, and nothing is spent on it; beside one that never answered, or failed last, another
-place that is ready is asked, too, once its first token is overdue. The first whole answer wins.
+first-token deadline would be worse: no long answer would ever come from a cold start. So another place that is ready is
+asked, too: beside one that never answered, or failed last, once its first token is overdue; beside one that answers,
+and is believed, once the whole is, by far. The first whole answer wins.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeGuard
 
 from dispatcher.control.retry import HANDLING
 from dispatcher.gateway.attempt import Ended
 from dispatcher.gateway.errand import Errand, Given
+from dispatcher.gateway.patience import EARLY_SECONDS
 from dispatcher.gateway.queue import Slot
 from dispatcher.gateway.trying import Trying
 
+log = logging.getLogger("dispatcher.gateway")
 LOOKS_SECONDS = 1.0  # between looks for a place to ask as well, once there was none
 
 
@@ -31,63 +35,121 @@ class Hedging:
         elsewhere: Callable[[Errand, Given], Awaitable[tuple[Given, Slot] | None]],
         end_lease: Callable[[str], None],
     ) -> None:
-        self._trying, self._elsewhere, self._end_lease = trying, elsewhere, end_lease
+        self.trying, self.elsewhere, self.end_lease = trying, elsewhere, end_lease
 
     async def attempt(self, errand: Errand, given: Given, slot: Slot, *, cached: bool) -> Ended:
-        """As Trying.attempt. Whose end it is, errand.given says: another place may have been first. A place that is
-        believed when it begins is not watched: a task per request is a tenth of what a request costs."""
-        if errand.told.stream or not errand.told.fallback or not self._trying.proofs.is_doubtful(given):
-            return await self._trying.attempt(errand, given, slot, cached=cached)
-        own = asyncio.create_task(self._trying.attempt(errand, given, slot, cached=cached), name="gateway.attempt")
-        try:
-            errand.given, ended = await self._first(errand, given, own)
-        finally:
-            await _ended(own)
-            slot.release()  # of a task that was cancelled before it began; else it is given back already
+        """As Trying.attempt. Whose end it is, errand.given says: another place may have been first."""
+        own = self.trying.attempt(errand, given, slot, cached=cached)
+        if errand.told.stream or not errand.told.fallback:
+            return await own
+        errand.given, ended = await _Second(self, errand, given).beside(own)
         errand.ended, errand.decision = ended, errand.given.decision
         return ended
 
-    async def _first(self, errand: Errand, given: Given, own: asyncio.Task[Ended]) -> tuple[Given, Ended]:
-        """That came whole, or its own refusal of what no other place may be asked; else how its own attempt ended."""
-        beside: asyncio.Task[tuple[Given, Ended] | None] | None = None
-        wait_seconds: float | None = self._trying.overdue_seconds(given)
+
+class _Second:
+    """What watches one attempt: a timer, for a task per request would be a tenth of what a request costs. The attempt
+    stays in the task of its request, which is cancelled out of it when the second has won."""
+
+    __slots__ = (
+        "_began_at",
+        "_cancelling",
+        "_cut",
+        "_errand",
+        "_given",
+        "_hedging",
+        "_loop",
+        "_own",
+        "_second",
+        "_timer",
+        "_watching",
+    )
+
+    def __init__(self, hedging: Hedging, errand: Errand, given: Given) -> None:
+        own = asyncio.current_task()
+        assert own is not None
+        self._hedging, self._errand, self._given, self._own = hedging, errand, given, own
+        self._cancelling = own.cancelling()
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._second: asyncio.Task[tuple[Given, Ended] | None] | None = None
+        self._watching = True
+        self._cut = False  # by us
+        self._timer = self._loop.call_later(hedging.trying.overdue_seconds(given), self._ring)
+
+    async def beside(self, first: Coroutine[Any, Any, Ended]) -> tuple[Given, Ended]:
+        """That came whole, or the first's refusal of what no other place may be asked; else how the first ended."""
         try:
-            while True:
-                running = (own,) if beside is None else (own, beside)
-                await asyncio.wait(running, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
-                if own.done() and _settles(own.result()):
-                    errand.answered_by = given.place
-                    return given, own.result()
-                if beside is not None and beside.done():
-                    found, beside = beside.result(), None
-                    if found is not None and found[1].cause is None:
-                        return found
-                    wait_seconds = LOOKS_SECONDS
-                elif beside is None and not own.done() and self._may(errand, given):
-                    beside = asyncio.create_task(self._beside(errand, given), name="gateway.hedge")
-                    wait_seconds = None
-                if own.done() and beside is None:
-                    return given, own.result()
+            own = await self._first(first)
+            if own is not None and _settles(own):
+                self._errand.answered_by = self._given.place
+                return self._given, own
+            if self._second is not None:
+                await asyncio.wait((self._second,))
+                found = self._second.result()
+                if _is_whole(found):
+                    return found
+            assert own is not None, "it is cut only for an answer that came whole"
+            return self._given, own
         finally:
-            if beside is not None:
-                await _ended(beside)
+            if self._second is not None and not self._second.done():
+                self._second.cancel()
+                await asyncio.wait((self._second,))
 
-    def _may(self, errand: Errand, given: Given) -> bool:
-        return errand.attempts < self._trying.most(errand) and self._trying.proofs.is_doubtful(given)
+    async def _first(self, first: Coroutine[Any, Any, Ended]) -> Ended | None:
+        """None: it was cut. Whoever else cancelled it at the same moment is not kept from it."""
+        try:
+            return await first
+        except asyncio.CancelledError:
+            if not self._cut or self._own.cancelling() > self._cancelling + 1:
+                raise
+            return None
+        finally:
+            self._watching = False
+            self._timer.cancel()
+            if self._cut:
+                self._own.uncancel()
 
-    async def _beside(self, errand: Errand, given: Given) -> tuple[Given, Ended] | None:
-        found = await self._elsewhere(errand, given)
+    def _ring(self) -> None:
+        """What it is overdue by may have changed meanwhile."""
+        left_seconds = self._left_seconds()
+        if left_seconds > EARLY_SECONDS:
+            self._timer = self._loop.call_later(left_seconds, self._ring)
+        elif self._has_attempts():
+            self._second = asyncio.create_task(self._ask(), name="gateway.hedge")
+            self._second.add_done_callback(self._on_end)
+
+    def _left_seconds(self) -> float:
+        return self._began_at + self._hedging.trying.overdue_seconds(self._given) - self._loop.time()
+
+    def _has_attempts(self) -> bool:
+        return self._errand.attempts < self._hedging.trying.most(self._errand)
+
+    def _on_end(self, second: asyncio.Task[tuple[Given, Ended] | None]) -> None:
+        if second.cancelled():
+            return
+        if (error := second.exception()) is not None:
+            log.error("a second attempt broke", exc_info=error)
+        elif self._watching and _is_whole(second.result()):
+            self._cut = True
+            self._own.cancel()
+        elif self._watching:
+            self._second, self._timer = None, self._loop.call_later(LOOKS_SECONDS, self._ring)
+
+    async def _ask(self) -> tuple[Given, Ended] | None:
+        errand, hedging = self._errand, self._hedging
+        found = await hedging.elsewhere(errand, self._given)
         if found is None:
             return None
         other, slot = found
         try:
-            if not self._may(errand, given):
+            if self._left_seconds() > EARLY_SECONDS or not self._has_attempts():
                 return None
-            errand.moved_from, errand.moved_for = given.place, "silent"
-            ended = await self._trying.attempt(errand, other, slot, cached=False)
+            errand.moved_from, errand.moved_for = self._given.place, "silent"
+            ended = await hedging.trying.attempt(errand, other, slot, cached=False)
         finally:
             slot.release()
-            self._end_lease(other.lease.id)
+            hedging.end_lease(other.lease.id)
         if ended.cause is None:
             errand.answered_by = other.place
         else:
@@ -95,14 +157,12 @@ class Hedging:
         return other, ended
 
 
+def _is_whole(found: tuple[Given, Ended] | None) -> TypeGuard[tuple[Given, Ended]]:
+    return found is not None and found[1].cause is None
+
+
 def _settles(ended: Ended) -> bool:
     if ended.cause is None:
         return True
     handling = HANDLING[ended.cause]
     return not (handling.moves_on or handling.same_again)
-
-
-async def _ended(task: asyncio.Task[object]) -> None:
-    if not task.done():
-        task.cancel()
-        await asyncio.wait((task,))

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from dispatcher.gateway.errand import Given
+from dispatcher.gateway.resting import Resting
 from dispatcher.vocabulary.fleet import Place
 
 PROVES_AGAIN = 3  # answers in a row after a failure: of a server that stalls nearly always one proves little
@@ -24,12 +25,14 @@ class _Record:
 
 
 class Proofs:
-    """One per gateway."""
+    """One per gateway. resting: who said that it cannot now."""
 
     def __init__(self) -> None:
         self._records: OrderedDict[Place, _Record] = OrderedDict()
+        self.resting = Resting()
 
     def answered(self, place: Place) -> None:
+        self.resting.answered(place)
         record = self._records.get(place, _Record())
         in_row = record.in_row + 1
         needed = 1 if in_row >= record.needed else record.needed

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dispatcher.gateway.errand import AS_SAID, OF_TIME, Errand
 from dispatcher.vocabulary.event import Status
+from dispatcher.vocabulary.fleet import FleetView, PlaceState
 from dispatcher.vocabulary.relay import Headers
+from dispatcher.wire.catalog import unknown
 from dispatcher.wire.decision import no_model
 from dispatcher.wire.problem import within_limits
 
@@ -17,12 +19,12 @@ async def give_up(errand: Errand) -> Status:
     ended, answering = errand.ended, errand.answering
     cause = None if ended is None else ended.cause
     if ended is not None and cause in AS_SAID and ended.status is not None and not answering.begun:
-        again = _seconds(ended.retry_after)
+        again = retry_seconds(ended.retry_after)
         headers = errand.headers() + ([] if again is None else _retry(again, should=True))
         await answering.whole(ended.status, ended.refusal, ended.content_type, headers)
         return "error"
     if answering.begun:  # by the last resort: what is begun is not answered otherwise
-        await answering.fail("upstream_failed", "; ".join(errand.story), [])
+        await answering.fail("upstream_failed", "; ".join(errand.story), errand.headers())
         return "error"
     if errand.attempts_here == 0 and errand.queue_retry_seconds is not None:
         told = "; ".join(errand.story)
@@ -38,17 +40,26 @@ async def give_up(errand: Errand) -> Status:
     return "timeout" if cause in OF_TIME else "error"
 
 
+async def out_of_time(errand: Errand, deadline_seconds: float, fleet: FleetView) -> None:
+    """Its own deadline passed. fleet: to say what is being loaded."""
+    loading = sorted({view.place.model for view in fleet.places if view.state is PlaceState.STARTING})
+    model = f"a model to be ready (now loading: {', '.join(loading)})" if loading else "a model to be ready"
+    told = f"the deadline of {deadline_seconds:g} s passed before the answer was whole; it waited for "
+    story = f" (before that: {'; '.join(errand.story)})" if errand.story else ""
+    await errand.answering.fail("upstream_timeout", f"{told}{errand.awaits or model}{story}", errand.headers())
+
+
 async def _no_model(errand: Errand) -> Status:
     refused = errand.refused
     assert refused is not None
     if errand.is_unknown:
-        told_so = f"model '{errand.told.asked.model}' not found; GET /v1/models lists what there is"
-        await errand.answering.fail("not_found", told_so, [])
+        known = list(dict.fromkeys(one.place.model for one in refused.candidates))
+        told_so = unknown(errand.told.asked.model, known, errand.arrived.endpoint.surface)
+        await errand.answering.fail("not_found", told_so, errand.marks())
         return "error"
     told = no_model(refused, errand.arrived.request_id)
     word = told.type.rpartition(":")[2]
-    headers = errand.headers() + _retry(told.retry_after_seconds, should=told.should_retry)
-    headers.append((b"x-dispatcher-decision", refused.id.encode()))
+    headers = errand.headers(of=refused) + _retry(told.retry_after_seconds, should=told.should_retry)
     story = f" ({'; '.join(errand.story)})" if errand.story else ""
     await errand.answering.fail(word, f"{told.detail}{story}", headers)
     return "shed"
@@ -58,7 +69,7 @@ def _retry(seconds: int, *, should: bool) -> Headers:
     return [(b"retry-after", str(seconds).encode()), (b"x-should-retry", b"true" if should else b"false")]
 
 
-def _seconds(stated: str | None) -> int | None:
+def retry_seconds(stated: str | None) -> int | None:
     """A Retry-After of the model server's, in whole seconds and within what clients take."""
     digits = "" if stated is None else stated.strip()
     if not (digits.isascii() and digits.isdigit()):  # "²" is a digit, too

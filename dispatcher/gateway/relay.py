@@ -21,12 +21,12 @@ from dispatcher.gateway.bodies import Bodies, Body
 from dispatcher.gateway.breakers import Breakers
 from dispatcher.gateway.cache import Cache, Kept
 from dispatcher.gateway.choosing import Choosing, Select
-from dispatcher.gateway.errand import Errand, unread
+from dispatcher.gateway.errand import REHEARSAL, Errand, unread
 from dispatcher.gateway.gate import Gate
 from dispatcher.gateway.hedging import Hedging
 from dispatcher.gateway.proofs import Proofs
 from dispatcher.gateway.queue import NoSlot, Queues
-from dispatcher.gateway.refusing import give_up
+from dispatcher.gateway.refusing import give_up, out_of_time
 from dispatcher.gateway.trying import Trying
 from dispatcher.gateway.upstream import Upstreams
 from dispatcher.vocabulary.decision import Decision
@@ -116,6 +116,7 @@ class Gateway:
             arrived.request_id,
             stream=told.stream,
             heartbeat_seconds=rules.timeouts.heartbeat_seconds,
+            early=[REHEARSAL] if self._fleet().rehearsal else [],
         )
         deadline = told.asked.deadline_seconds
         told = self._named(told)
@@ -133,11 +134,7 @@ class Gateway:
                 status = await self._answered(errand)
         except TimeoutError:
             status = "timeout"
-            await answering.fail(
-                "upstream_timeout",
-                f"the deadline of {deadline:g} s passed before the answer was whole",
-                errand.headers(),
-            )
+            await out_of_time(errand, deadline or 0.0, self._fleet())
         except asyncio.CancelledError:
             status = "cancelled" if client.left else "drained"
             if not client.left:
@@ -168,7 +165,7 @@ class Gateway:
             if kept is not None:
                 errand.kept_model = kept.place.model
                 content_type = kept.content_type.encode("latin-1")
-                await errand.answering.whole(200, kept.body, content_type, errand.headers_of_kept(kept.place.model))
+                await errand.answering.whole(200, kept.body, content_type, errand.headers_of_kept(kept.place))
                 return "ok"
         self.breakers.requested()
         errand.answering.listen()
@@ -189,17 +186,20 @@ class Gateway:
         until = self._clock.now_seconds() + self._settings().gateway.queue.batch_wait_seconds
         if errand.until_seconds is not None:
             until = min(until, errand.until_seconds)
+        errand.awaits = "the turn of its group of batch requests"
         async with self._gate.pass_for(lambda: self._choosing.group(errand), until_seconds=until):
             return await self._tried(errand, key, body)
 
     async def _tried(self, errand: Errand, key: bytes | None, body: Body) -> Status:
         """Until one answers, or content began, or nothing is left to try."""
         while errand.attempts < self._trying.most(errand):
+            errand.awaits = ""
             given = await self._choosing.given(errand)
             if given is None:
                 if self._leaving:
                     return await self._turned_away(errand)
                 break
+            errand.awaits = f"its turn at {given.place}"
             try:
                 slot = await self._choosing.slot(errand, given)
                 if slot is None:
@@ -207,6 +207,7 @@ class Gateway:
                         break
                     continue
                 body.sent()
+                errand.awaits = f"an answer of {given.place}"
                 ended = await self._hedging.attempt(errand, given, slot, cached=key is not None)
             finally:
                 self._end_lease(given.lease.id)
@@ -216,7 +217,7 @@ class Gateway:
                 return "ok"
             if errand.answering.begun:
                 await errand.answering.fail(
-                    "upstream_failed", f"the answer of {given.place.model} was cut: {ended.in_full}", []
+                    "upstream_failed", f"the answer of {given.place.model} was cut: {ended.in_full}", errand.headers()
                 )
                 return "timeout" if ended.cause == "stalled" else "error"
             body.waits()

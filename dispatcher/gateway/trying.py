@@ -16,6 +16,7 @@ from dispatcher.gateway.breakers import Breakers
 from dispatcher.gateway.errand import OUTSIDE, Errand, Given
 from dispatcher.gateway.proofs import Proofs
 from dispatcher.gateway.queue import Slot
+from dispatcher.gateway.refusing import retry_seconds
 from dispatcher.gateway.upstream import Upstreams
 from dispatcher.vocabulary.event import Event, Failed, Relayed
 from dispatcher.vocabulary.fleet import Place
@@ -191,11 +192,16 @@ class Trying:
         )
 
     def overdue_seconds(self, given: Given) -> float:
-        """When the first token of a place in doubt is overdue: by what it has shown and by what is predicted. What it
-        failed to answer within is no reason to wait longer for it."""
+        """When another place is to be asked as well: of a place that is believed, when a whole answer is overdue; of
+        one in doubt its first token, by what it has shown and by what is predicted. What it failed to answer within is
+        no reason to wait longer for it."""
         prediction, rules = given.prediction, self._settings().gateway.timeouts
-        first = None if prediction is None else prediction.first_token_seconds
-        return self._deadlines.overdue_seconds(given.place, first, rules, self._clock.now_seconds())
+        place, now = given.place, self._clock.now_seconds()
+        if self.proofs.is_doubtful(given):
+            first = None if prediction is None else prediction.first_token_seconds
+            return self._deadlines.overdue_seconds(place, first, rules, now)
+        whole = None if prediction is None else given.work_seconds
+        return self._deadlines.whole_overdue_seconds(place, whole, rules, now)
 
     def _limits(self, errand: Errand, given: Given) -> Limits:
         rules, now = self._settings().gateway, self._clock.now_seconds()
@@ -240,6 +246,7 @@ class Trying:
             self._expel(place, f"{place} is failing: {ended.words}")
         else:
             self._breakers.says_nothing(place, probe)
+            self.proofs.resting.said(place, ended.cause, self._clock.now_seconds(), retry_seconds(ended.retry_after))
         request = given.decision.request
         self._emit_failed(given.decision.id, request.task, request.agent, place, ended, fails_place=fails_place)
 
@@ -281,7 +288,7 @@ class Trying:
             self._breakers.says_nothing(given.place, probe)
             if first is None:
                 self.proofs.left(given.place)
-            elif seconds >= self.overdue_seconds(given) and self.proofs.is_doubtful(given):
+            elif seconds >= self.overdue_seconds(given):
                 self.proofs.failed(given.place)  # it may be slow only, which is no matter of its breaker; …
                 self._expel(given.place, words)  # … but nobody is to wait for it who need not
         return now + min(DRAINS_SECONDS, max(1.0, prompt_seconds))  # it generates nothing for nobody, streamed or not

@@ -179,6 +179,7 @@ def _refusal(option: Option, rejection: Rejection) -> Candidate:
         need_bytes=option.need_bytes,
         free_bytes=option.free_bytes,
         rejection=rejection,
+        prediction=option.prediction,  # only of one that is too slow: with it, one sees what waiting cannot mend
     )
 
 

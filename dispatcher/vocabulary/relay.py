@@ -18,7 +18,7 @@ Cause = Literal[
     "malformed",  # not HTTP, or not what the surface answers
     "empty",  # 200 and nothing in it
     "too_long",  # an answer beyond every bound
-    "server_error",  # a 5xx of the server's own making
+    "server_error",  # a 5xx of the server's own making, or a 4xx that no content of a request can cause
     "redirect",  # never followed
     "busy",  # its load queue is full
     "memory",  # it needs more memory than there is

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from dispatcher.vocabulary.settings import GIB, MIB
+
+MAX_COMPARED = 64
 
 
 class Bytes(int):
@@ -42,3 +46,9 @@ def printable(text: str, instead: str = "·") -> str:
 def shortened(text: str, letters: int = 60) -> str:
     """Printable, and cut after so many letters; of a longer text no more than that is looked at."""
     return printable(text) if len(text) <= letters else f"{printable(text[:letters])}…"
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """`; did you mean …?` where one of them is like it, else nothing."""
+    near = difflib.get_close_matches(name[:60].lower(), known[:MAX_COMPARED], n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -7,12 +7,14 @@ stays empty: the shapes are Ollama's and OpenAI's, and their clients must be abl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from dispatcher.vocabulary.fleet import FleetView, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import ModelFacts, Profiles
+from dispatcher.vocabulary.relay import Surface
+from dispatcher.vocabulary.words import meant, printable, shortened
 from dispatcher.wire.surface import AUTO, LATEST, same_model
 
 OWNER = "dispatcher"
@@ -25,9 +27,10 @@ Document = dict[str, Any]
 
 def listed(fleet: FleetView, profiles: Profiles) -> dict[str, ModelFacts]:
     """The models of the chain, in its order, that are installed somewhere or not known not to be. One that has no place
-    is left out, unless no place at all has been seen yet."""
+    is left out, unless none can be seen, because the engine does not answer: it may have all of them."""
+    blind = not fleet.places and fleet.failing is not None
     usable = {view.place.model for view in fleet.places if view.installed is not False}
-    return {name: facts for name, facts in profiles.facts.items() if name in usable or not fleet.places}
+    return {name: facts for name, facts in profiles.facts.items() if name in usable or blind}
 
 
 def openai_models(fleet: FleetView, profiles: Profiles, since_seconds: float) -> Document:
@@ -95,6 +98,13 @@ def version(fleet: FleetView, own: str) -> Document:
     """Of the engines, a ready one first: clients look there to know what they may ask. own: where none is known."""
     known = sorted(fleet.places, key=lambda view: view.state not in _LOADED)
     return {"version": next((view.version for view in known if view.version), own)}
+
+
+def unknown(name: str, known: Sequence[str], surface: Surface | None) -> str:
+    """The words of a 404."""
+    where = "/api/tags" if surface == "ollama" else "/v1/models"
+    near = meant(name, known)
+    return f"model '{shortened(printable(name))}' not found{near or ';'} GET {where} lists what there is"
 
 
 def _found(name: str, rows: Mapping[str, ModelFacts]) -> str | None:

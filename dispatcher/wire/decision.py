@@ -101,6 +101,10 @@ def no_model(decision: Decision, instance: str) -> NoModel:
     request, smallest = decision.request, insufficient_memory(decision)
     word = "no_usable_model" if smallest is None else "insufficient_memory"
     status, title = PROBLEMS[word]
+    passes = smallest is None and _may_pass(decision)
+    again_seconds = decision.retry_after_seconds
+    if not passes and request.deadline_seconds is not None:
+        again_seconds = min(again_seconds, int(request.deadline_seconds))  # nobody waits for longer than that
     return NoModel(
         type=URN + word,
         title=title,
@@ -110,8 +114,8 @@ def no_model(decision: Decision, instance: str) -> NoModel:
         decision_id=request.id,
         model=None,
         decision="wait",
-        should_retry=smallest is None and _may_pass(decision),
-        retry_after_seconds=within_limits(decision.retry_after_seconds),
+        should_retry=passes,
+        retry_after_seconds=within_limits(again_seconds),
         needed_bytes=None if smallest is None else smallest.need_bytes,
         available_bytes=None if smallest is None else smallest.free_bytes,
         task=request.task,
@@ -147,9 +151,19 @@ def insufficient_memory(decision: Decision) -> Candidate | None:
 
 
 def _may_pass(decision: Decision) -> bool:
-    """Whether the same request may find a model later: not when every model is unfit for it by what it is."""
-    rules = {candidate.rejection.rule for candidate in decision.candidates if candidate.rejection is not None}
-    return not rules or not rules <= _FITTING_OR_NOT
+    """Whether the same request may find a model later: not when every model is unfit for it by what it is, or too slow
+    for its deadline even where nothing has to be waited for."""
+    refused = [candidate for candidate in decision.candidates if candidate.rejection is not None]
+    return not refused or not all(_stays_unfit(candidate, decision.request.deadline_seconds) for candidate in refused)
+
+
+def _stays_unfit(candidate: Candidate, deadline_seconds: float | None) -> bool:
+    rule, prediction = None if candidate.rejection is None else candidate.rejection.rule, candidate.prediction
+    if rule != "too_slow_for_deadline":
+        return rule in _FITTING_OR_NOT
+    if prediction is None or deadline_seconds is None:
+        return False
+    return prediction.first_token_seconds + prediction.decode_seconds > deadline_seconds
 
 
 def kept(decision: Decision) -> DecisionKept:

@@ -72,7 +72,7 @@ _Answer = TypeVar("_Answer", _Ps, _Tags, _Show, _Version, _Line)
 def _read(body: bytes, kind: type[_Answer], path: str) -> _Answer:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         shown = body[:_QUOTED_CHARACTERS].decode("utf-8", "replace")
         raise EngineAnswerUnreadable(
             f"{path} answered {shown!r}, which is not what Ollama answers there ({cause}). "
@@ -212,7 +212,7 @@ def error_text(body: bytes) -> str | None:
     for logs, the page and terminals. None when the body is empty or is no error."""
     try:
         read = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return printable(body[:_LONGEST_ERROR_CHARACTERS].decode("utf-8", "replace").strip(), " ") or None
     error = read.get("error") if isinstance(read, dict) else None
     if isinstance(error, dict):

@@ -179,7 +179,7 @@ _WISHES: dict[str, dict[str, Any]] = {  # wire.surface reads them
     "X-Dispatcher-Fallback": _word(("on", "off"), "off: the model that is named, or none"),
     "X-Dispatcher-Cache": _word(("on", "off"), "else on for temperature 0 alone"),
 }
-_TOLD = tuple(f"X-Dispatcher-{word}" for word in ("Decision", "Model", "Attempts", "Degraded", "Cache"))
+_TOLD = tuple(f"X-Dispatcher-{word}" for word in ("Decision", "Model", "Attempts", "Degraded", "Cache", "Rehearsal"))
 _SECONDS = {"type": "integer", "minimum": 1, "maximum": 120}
 _HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"required": True, "schema": {"type": "string"}},
@@ -190,9 +190,13 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Retry-After": {"description": "where asking again may help", "schema": _SECONDS},
     "X-Dispatcher-Decision": {"description": "GET /decisions/{id} explains it", "schema": {"type": "string"}},
     "X-Dispatcher-Model": {"description": "which model answered", "schema": {"type": "string"}},
-    "X-Dispatcher-Attempts": {"description": "0: from the cache", "schema": {"type": "integer", "minimum": 0}},
+    "X-Dispatcher-Attempts": {
+        "description": "0: from the cache, or nothing was tried",
+        "schema": {"type": "integer", "minimum": 0},
+    },
     "X-Dispatcher-Degraded": {"description": "a source was failing", "schema": {"enum": ["true", "false"]}},
     "X-Dispatcher-Cache": {"description": "where the cache was asked", "schema": {"enum": ["hit", "miss"]}},
+    "X-Dispatcher-Rehearsal": {"description": "a simulated model answers", "schema": {"const": "true"}},
     "X-Should-Retry": {"description": "false: by itself nothing changes", "schema": {"enum": ["true", "false"]}},
 }
 _ALWAYS = ("X-Request-Id", "Cache-Control", "X-Content-Type-Options")

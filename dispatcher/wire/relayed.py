@@ -17,11 +17,15 @@ from dispatcher.vocabulary.relay import Cause, Endpoint, Surface
 from dispatcher.wire import ollama
 
 MAX_LINE_BYTES = 4 * 1024**2  # of a stream; more without an end of line is no stream of ours
-MAX_HELD_BYTES = 256 * 1024  # of a stream that has said nothing yet
+MAX_HELD_BYTES = 256 * 1024  # of lines that say nothing, before the first content; more is no stream of ours
+# 4xx that no content of a request can cause: its path, its headers and its key are ours, not the caller's.
+NEVER_THE_CALLERS = frozenset((401, 402, 403, 405, 406, 407, 408, 409, 410, 411, 414, 421, 423, 424, 425, 426, 428))
+NEVER_THE_CALLERS |= {431, 451, 499}
 NO_TIMINGS = Timings()
 _MOST_TOKENS = 2**31  # of one answer; more, or less than none, is no count
 _MOST_SECONDS = 1e6  # of one answer, likewise
 _NO_USAGE = msgspec.Raw(b"null")
+_FIELDS = frozenset((b"", b"data", b"event", b"id", b"retry"))  # of a stream of events; "": a comment
 
 
 class _Said(msgspec.Struct):
@@ -38,7 +42,8 @@ class _Said(msgspec.Struct):
 class _Line(msgspec.Struct):
     """One line of a native stream, or the whole of a native answer."""
 
-    done: bool = False
+    done: bool | msgspec.UnsetType = msgspec.UNSET
+    done_reason: Any = None
     error: Any = None
     response: Any = None
     thinking: Any = None
@@ -50,6 +55,7 @@ class _Choice(msgspec.Struct):
     message: _Said | None = None
     text: Any = None
     finish_reason: Any = None
+    error: Any = None
 
 
 class _Usage(msgspec.Struct):
@@ -94,7 +100,7 @@ def refusal(status: int, body: bytes) -> Cause:
     if ollama.is_context_exceeded(status, body) or (status == 400 and b"context_length_exceeded" in body):
         return "context_exceeded"
     if 400 <= status < 500:
-        return "caller_error"
+        return "server_error" if status in NEVER_THE_CALLERS else "caller_error"
     if ollama.is_wrong_option(status, body):
         return "wrong_option"
     if ollama.is_busy(status, body):
@@ -106,27 +112,39 @@ def refusal(status: int, body: bytes) -> Cause:
 
 def whole(endpoint: Endpoint, body: bytes, *, nothing_asked: bool = False) -> Cause | None:
     """Why a 200 that was not streamed is no answer; None when it is one. An empty text is one: a model may say
-    nothing, and a load or an unload says so. nothing_asked: there was nothing to embed, then no vectors are right."""
+    nothing, and a load or an unload says so; no field for a text is none. nothing_asked: there was nothing to read or
+    to embed, then no text and no vectors are right."""
     if not body.strip():
         return "empty"
     if endpoint.kind == "embed":
         return _embedded(body, nothing_asked=nothing_asked)
-    if endpoint.surface == "ollama":
-        line = _parsed(_line, body)
-        if line is None:
-            return "malformed"
-        if line.error is not None:
-            return _told(body)
-        return None if line.done else "truncated"
+    return (_native if endpoint.surface == "ollama" else _choices)(body, nothing_asked=nothing_asked)
+
+
+def _native(body: bytes, *, nothing_asked: bool) -> Cause | None:
+    line = _parsed(_line, body)
+    if line is None:
+        return "malformed"
+    if line.error is not None or line.done_reason == "error":
+        return _told(body)
+    if not line.done:
+        return "truncated"
+    return None if _has_text(line) or nothing_asked else "empty"
+
+
+def _choices(body: bytes, *, nothing_asked: bool) -> Cause | None:
     event = _parsed(_event, body)
     if event is None:
         return "malformed"
-    if event.error is not None:
+    choices = event.choices or []
+    if event.error is not None or any(_is_failed(choice) for choice in choices):
         return _told(body)
-    if not event.choices:
+    if not choices:
         return "empty"
-    ended = all(choice.finish_reason is not None or choice.text or _says(choice.message) for choice in event.choices)
-    return None if ended else "truncated"
+    if not all(choice.finish_reason is not None or choice.text or _says(choice.message) for choice in choices):
+        return "truncated"
+    has_text = any(choice.message is not None or choice.text is not None for choice in choices)
+    return None if has_text or nothing_asked else "empty"
 
 
 def _embedded(body: bytes, *, nothing_asked: bool) -> Cause | None:
@@ -178,22 +196,25 @@ class Watch:
 
     begun: its first content was seen: from here on no other model may answer. ended: its end marker was seen.
     failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came.
-    good_bytes: of whole lines before a failure. What comes
-    after an end or a failure is not read.
+    good_bytes: of whole lines before a failure. data_lines: of its lines, those with data: comments and blank lines
+    keep a connection alive, and tell nothing of the answer. What comes after an end or a failure is not read.
+    nothing_asked: as of whole().
     """
 
-    def __init__(self, surface: Surface) -> None:
+    def __init__(self, surface: Surface, *, nothing_asked: bool = False) -> None:
         self._sse = surface == "openai"
         self._surface = surface
         self._rest = bytearray()  # of a line whose end has not come
         self._held_bytes = 0
         self._last = b""  # the line that may tell the timings
+        self._has_text = nothing_asked  # a field for a text was seen, or none was to be expected
         self.begun = False
         self.ended = False
         self.failed: Cause | None = None
         self.words = ""
         self.pieces = 0
         self.good_bytes = 0
+        self.data_lines = 0
 
     @property
     def unended_bytes(self) -> int:
@@ -214,17 +235,16 @@ class Watch:
             self._read_all(lines)
         else:
             self._rest += piece  # not searched again: a line may come byte by byte
-        if len(self._rest) > MAX_LINE_BYTES or self._held_bytes > MAX_HELD_BYTES:
+        if len(self._rest) > MAX_LINE_BYTES or (not self.begun and self._held_bytes > MAX_HELD_BYTES):
             self._bound()
 
     def _bound(self) -> None:
-        if self.failed is not None:
-            return
-        if len(self._rest) > MAX_LINE_BYTES:
+        """Nothing begins by its length: what says nothing is no answer, however much of it comes. A first line may be
+        long."""
+        too_long = len(self._rest) > MAX_LINE_BYTES
+        if self.failed is None and (too_long or self._held_bytes - len(self._rest) > MAX_HELD_BYTES):
             self.failed = "malformed"
             self._rest.clear()
-        else:
-            self.begun = True
 
     def end(self) -> None:
         """No more comes. A last line without its end of line counts."""
@@ -252,19 +272,39 @@ class Watch:
             read(stripped)
 
     def _read_line(self, line: bytes) -> None:
+        self.data_lines += 1
         read = _parsed(_line, line)
         if read is None:
             self.failed = "malformed"
-        elif read.error is not None:
+            return
+        if read.error is not None or read.done_reason == "error":
             self._failed(line)
-        elif read.done:
-            self.begun, self.ended, self._last = True, True, line
+            return
+        self._has_text = self._has_text or _has_text(read)
+        if read.done:
+            self._last = line
+            if self._has_text:
+                self.begun, self.ended = True, True
+            else:
+                self.failed = "empty"
+        elif read.done is msgspec.UNSET and not _has_text(read):
+            self.failed = "malformed"  # {"detail": …}, as what stands before a server says that it is gone
         elif not self.begun:
             self.begun = bool(read.response or read.thinking) or _says(read.message)
 
+    def _read_other(self, line: bytes) -> None:
+        """A line of a stream of events that has no data."""
+        name, _, value = line.partition(b":")
+        if name not in _FIELDS:
+            self.failed = "malformed"  # a proxy's words: clients skip them, and would take the rest for all
+        elif name == b"event" and value.strip() == b"error":
+            self.failed, self.words = "server_error", "event: error"
+
     def _read_event(self, line: bytes) -> None:
         if not line.startswith(b"data:"):
-            return  # a comment, an event's name, an id
+            self._read_other(line)
+            return
+        self.data_lines += 1
         data = line[5:].strip()
         if data == b"[DONE]":
             self._read_done()
@@ -280,8 +320,12 @@ class Watch:
             self.failed = "truncated"  # Ollama's last word when its runner was killed; a [DONE] after it is a proxy's
             return
         for choice in read.choices or ():
+            if _is_failed(choice):
+                self._failed(data)
+                return
+            self._has_text = self._has_text or choice.delta is not None or choice.text is not None
             if choice.finish_reason is not None:
-                self.begun = True
+                self.begun = self.begun or self._has_text
             elif not self.begun:
                 self.begun = _goes_on(choice)
         if read.usage is not _NO_USAGE and read.usage != _NO_USAGE:
@@ -302,6 +346,15 @@ class Watch:
 def _told(line: bytes) -> Cause:
     """What an error inside of a stream means."""
     return "memory" if ollama.is_memory_refusal(500, line) else "server_error"
+
+
+def _has_text(line: _Line) -> bool:
+    """A field for it; the text may be empty."""
+    return line.response is not None or line.message is not None or line.thinking is not None
+
+
+def _is_failed(choice: _Choice) -> bool:
+    return choice.error is not None or choice.finish_reason == "error"
 
 
 def _goes_on(choice: _Choice) -> bool:

@@ -263,7 +263,7 @@ def _text(told: SelectBody) -> str:
 
 
 S = TypeVar("S", bound=Struct)
-_ESCAPE = "a line break or quote inside a string must be escaped: in n8n use JSON.stringify"
+ESCAPE = "a line break or quote inside a string must be escaped: in n8n use JSON.stringify"
 
 
 def _decoded(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
@@ -274,7 +274,7 @@ def _decoded(decoder: msgspec.json.Decoder[S], body: bytes) -> S:
     except msgspec.ValidationError as problem:
         raise AskInvalid(_told(str(problem), lambda: _values(body, decoder.type), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise AskInvalid(f"the body is not JSON: {problem}; {_ESCAPE}") from None
+        raise AskInvalid(f"the body is not JSON: {problem}; {ESCAPE}") from None
 
 
 def _converted(shape: type[S], given: dict[str, Any]) -> S:

@@ -16,8 +16,8 @@ import msgspec
 from dispatcher.errors import AskInvalid
 from dispatcher.vocabulary.relay import Endpoint
 from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS, Asked, Feature, Prefer
-from dispatcher.vocabulary.words import shortened
-from dispatcher.wire.select import MAX_JSON_DEPTH, depth_exceeds
+from dispatcher.vocabulary.words import meant, shortened
+from dispatcher.wire.select import ESCAPE, MAX_JSON_DEPTH, depth_exceeds
 
 AUTO = "auto"
 LATEST = ":latest"  # what Ollama adds to a name without a tag
@@ -111,6 +111,8 @@ def wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
     for name, value in headers:
         if name.startswith(b"x-dispatcher-"):
             word = name[len(b"x-dispatcher-") :].decode("latin-1")
+            if word not in _WISHED:
+                raise AskInvalid(_no_such_wish(word))
             if word in given:
                 raise AskInvalid(f"X-Dispatcher-{word.title()}: said more than once; say it once")
             given[word] = value.decode("latin-1").strip()
@@ -133,6 +135,18 @@ def wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
     )
 
 
+_WISHED = ("task", "complexity", "prefer", "priority", "deadline", "agent", "fallback", "cache")
+
+
+def _no_such_wish(word: str) -> str:
+    name = f"X-Dispatcher-{shortened(word).title()}"
+    if word == "model":
+        return f"{name}: is of answers; name the model in the body, as `model`"
+    near = meant(word, _WISHED).title().replace("Did You Mean ", "did you mean X-Dispatcher-")
+    known = ", ".join(f"X-Dispatcher-{one.title()}" for one in _WISHED)
+    return f"{name}: no such header{near or f'; there are {known}'}"
+
+
 _NO_WISHES = Wishes(asked=Asked())
 
 
@@ -145,7 +159,9 @@ def told(endpoint: Endpoint, body: bytes, wished: Wishes) -> Told:
     except msgspec.ValidationError:
         raise AskInvalid("the body is not a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise AskInvalid(f"the body is not JSON: {problem}") from None
+        if not body.strip():
+            raise AskInvalid("the body is empty; send the request as JSON") from None
+        raise AskInvalid(f"the body is not JSON: {problem}; {ESCAPE}") from None
     for name in fields:
         _refuse_misleading(name)
     text, images, more_characters = _words(endpoint, fields)

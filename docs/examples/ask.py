@@ -5,6 +5,7 @@ A daemon that wants a key finds it in DISPATCHER_API_KEY; DISPATCHER_URL says wh
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
@@ -15,7 +16,9 @@ PROMPT = "Summarise in one sentence: the meeting is moved to Monday, because the
 
 
 def main() -> int:
-    prompt = sys.argv[1] if len(sys.argv) > 1 else PROMPT
+    parser = argparse.ArgumentParser(description="Ranks the models for a prompt, then streams the best one's answer.")
+    parser.add_argument("prompt", nargs="?", default=PROMPT, help="what to ask (default: %(default)s)")
+    prompt: str = parser.parse_args().prompt
     try:
         with Dispatcher(URL, os.environ.get("DISPATCHER_API_KEY")) as dispatcher:
             ask(dispatcher, prompt)

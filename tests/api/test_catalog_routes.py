@@ -12,7 +12,7 @@ from dispatcher.vocabulary.relay import ENDPOINTS
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire.operations import GATEWAY
 from tests.api.made_doors import answered, some_doors
-from tests.builders import LLAMA, PHI
+from tests.builders import LLAMA, PHI, a_fleet
 
 ALL = [(one.method, one.path.replace("{id}", "auto")) for one in GATEWAY]
 
@@ -93,6 +93,24 @@ async def test_what_changes_a_models_files_is_never_relayed_and_told_so(path):
     answer = await answered("POST", path, json={"model": "phi3:mini"})
 
     assert (404, True) == (answer.status_code, "never relayed" in answer.json()["error"])
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+@pytest.mark.parametrize("path", ["/v1/models", "/api/tags", "/api/ps"])
+async def test_the_lists_of_simulated_models_say_so_in_a_header(path, rehearsal):
+    answer = await answered("GET", path, doors=some_doors(fleet=lambda: a_fleet(rehearsal=rehearsal)))
+
+    assert ("true" if rehearsal else None) == answer.headers.get("x-dispatcher-rehearsal")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/r-1"])
+async def test_the_responses_api_is_told_where_to_go_instead(path):
+    answer = await answered("POST", path, json={"model": "auto", "input": "hi"})
+    told = answer.json()["error"]["message"]
+
+    assert 404 == answer.status_code
+    assert "/v1/chat/completions" in told
+    assert "turn off Use Responses API" in told
 
 
 async def test_the_queue_tells_what_runs_and_waits_at_each_place():

@@ -82,6 +82,23 @@ def test_what_timed_out_gives_the_next_more_time_and_a_place_in_doubt_none():
 
 
 @pytest.mark.parametrize(
+    ("wholes", "predicted", "expected"),
+    [
+        pytest.param((), None, 180.0, id="nothing known"),
+        pytest.param((0.1,), 0.2, 5.0, id="never sooner"),
+        pytest.param((8.0, 20.0), 2.0, 25.0, id="slower ones were seen"),
+        pytest.param((8.0,), 100.0, 300.0, id="a long one is predicted"),
+    ],
+)
+def test_a_whole_answer_is_overdue_when_ordinary_long_ones_have_come(wholes, predicted, expected):
+    deadlines = after(60.0)
+    for seconds in wholes:
+        deadlines.whole(LLAMA, seconds, NOW)
+
+    assert expected == pytest.approx(deadlines.whole_overdue_seconds(LLAMA, predicted, RULES, NOW))
+
+
+@pytest.mark.parametrize(
     ("predicted", "stream", "expected"),
     [
         pytest.param(0.1, True, 8.0, id="first content: the slowest that came"),

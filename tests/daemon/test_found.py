@@ -39,7 +39,7 @@ def test_what_was_found_comes_first_and_what_to_try_last():
 
     assert lines[0].startswith("found: Prometheus: no answer at http://127.0.0.1:9090 · Docker: no answer (no socket")
     assert "ready: http://127.0.0.1:11435, metrics http://127.0.0.1:9435/metrics" == lines[-2]
-    assert 'try: curl "http://127.0.0.1:11435/select?task=coding&complexity=complex"' == lines[-1]
+    assert 'try: curl "http://127.0.0.1:11435/select?task=coding&complexity=complex&dry_run=true"' == lines[-1]
     assert 3 == len(lines)
 
 

@@ -58,6 +58,8 @@ BEFORE_ANY_CONTENT: dict[str, Conduct] = {
     "a huge header": misconduct.raw(misconduct.HUGE_HEADER),
 }
 
+LOST = ("reset", "hung up")
+
 # Content came: a stream can only fail, and an answer that is not streamed has not reached anybody yet.
 AFTER_SOME_CONTENT: dict[str, Conduct] = {
     "cut": misconduct.begins_and("close"),
@@ -84,12 +86,19 @@ async def asked_in(there: House, ways: tuple[Way, ...], script: Script, **how: o
     return list(zip(got, cases, strict=True))
 
 
+def attempts_heard(there: House, case: str, what: str, *failing: str) -> list[str]:
+    """The models of a case's attempts. What is lost at once on a connection that was kept may have crossed its closing:
+    it is sent once more, on a new one, and both are one attempt."""
+    heard = there.server.asked(case)
+    return [one.model for one in heard if not (what in LOST and one.reused and one.model in failing)]
+
+
 @pytest.mark.parametrize("what", BEFORE_ANY_CONTENT)
 async def test_what_fails_before_any_content_is_rescued_by_the_next_model(there: House, what: str) -> None:
     for got, case in await asked_in(there, WAYS, {PHI: BEFORE_ANY_CONTENT[what]}):
         assert got.model in OTHERS, got
         got.assert_answered_by(got.model, attempts=2)
-        assert [PHI, got.model] == [heard.model for heard in there.server.asked(case)]
+        assert [PHI, got.model] == attempts_heard(there, case, what, PHI)
 
 
 @pytest.mark.parametrize("what", AFTER_SOME_CONTENT)
@@ -176,7 +185,8 @@ async def test_a_place_that_flaps_costs_no_request_its_answer(there: House) -> N
         got = await there.ask(way, case)
         got.assert_answered_by(got.model)
         assert got.attempts <= 2, got
-    assert 20 == there.asked(case, PHI)
+    sent_again = [heard for heard in there.server.asked(case, PHI)[2:24:6] if heard.reused]  # of those that were reset
+    assert 20 + len(sent_again) == there.asked(case, PHI)
 
 
 # --- nobody can answer -----------------------------------------------------------------------------------------------
@@ -202,8 +212,7 @@ async def test_in_a_total_outage_three_attempts_are_made_and_the_failure_is_seen
         got.assert_failed_visibly()
         assert got.status in statuses, got
         assert 1 <= int(got.headers["retry-after"]) <= 120
-        tried = Counter(heard.model for heard in there.server.asked(case))
-        assert dict.fromkeys(CHAIN, 1) == tried, got
+        assert dict.fromkeys(CHAIN, 1) == Counter(attempts_heard(there, case, what, *CHAIN)), got
         assert 3 == got.attempts
 
 

@@ -64,6 +64,48 @@ async def test_both_failing_the_third_is_asked(server, tmp_path):
     assert (True, "llama3.2:3b") == (seen.whole, seen.model), seen
 
 
+@pytest.mark.parametrize(
+    "goes_silent",
+    [
+        misconduct.silent(),
+        misconduct.silent(headers_first=True),
+        misconduct.begins_and("stall"),
+        misconduct.begins_and("bad_chunk"),
+    ],
+    ids=["silence", "headers, then silence", "half a body", "no chunk"],
+)
+async def test_a_place_that_has_answered_and_then_goes_silent_is_not_waited_for_alone(server, tmp_path, goes_silent):
+    with traffic.gateway(tmp_path, server) as daemon:
+        async with traffic.clients() as session:
+            body = traffic.chat(model=NAMED, tokens=4)
+            warm = [await traffic.ask(session, daemon.url, body) for _ in range(3)]
+            server.script("", {NAMED: goes_silent})
+            seen = await traffic.ask(session, daemon.url, body, timeout_seconds=30)
+        await traffic.until(lambda: traffic.leases(daemon) == 0, "no lease to be left")
+        running = sum(line["running"] for line in await asyncio.to_thread(traffic.lines, daemon))
+        metrics = daemon.get("/metrics").text
+
+    assert [(True, NAMED)] * 3 == [(one.whole, one.model) for one in warm]
+    assert (True, "2") == (seen.whole, seen.headers["x-dispatcher-attempts"]), seen
+    assert (True, 0) == (NAMED != seen.model, running)
+    moved = [row for row in metrics.splitlines() if row.startswith("dispatcher_fallbacks_total{") and NAMED in row]
+    assert any('cause="silent"' in row and row.endswith(" 1.0") for row in moved), moved
+
+
+async def test_a_long_answer_of_a_place_that_gave_longer_ones_is_asked_for_once(server, tmp_path):
+    alone = {"X-Dispatcher-Fallback": "off"}
+    server.script("", {NAMED: misconduct.slow(4.0)})
+    with traffic.gateway(tmp_path, server, **SOON) as daemon:
+        async with traffic.clients() as session:
+            body = traffic.chat(model=NAMED, tokens=4)
+            first = await traffic.ask(session, daemon.url, body, headers=alone)
+            server.script("", {NAMED: misconduct.slow(2.5)})
+            seen = await traffic.ask(session, daemon.url, body)
+
+    assert [(True, NAMED)] * 2 == [(one.whole, one.model) for one in (first, seen)]
+    assert ("1", 2) == (seen.headers["x-dispatcher-attempts"], len(server.asked(""))), "over first_token_min by far"
+
+
 async def test_without_fallback_it_is_waited_for(server, tmp_path):
     server.script("", {NAMED: misconduct.slow(3.0)})
     with traffic.gateway(tmp_path, server, **SOON) as daemon:

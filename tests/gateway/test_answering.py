@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from dispatcher.gateway.answering import Answering
+from dispatcher.vocabulary.relay import ENDPOINTS
 from tests.gateway.trials import API, V1, Reader, an_answering
 from tests.virtual_time import in_virtual_time
 
@@ -34,3 +36,14 @@ async def test_a_failure_after_the_beginning_is_said_on_a_line_of_its_own_and_th
     assert ["cut"] == reader.ends
     assert reader.body.startswith(b"half a li" + end)
     assert b"it broke" in reader.body.removeprefix(b"half a li" + end).splitlines()[0]
+
+
+@in_virtual_time
+async def test_what_is_known_early_goes_with_the_first_heartbeat(clock):
+    reader, early = Reader(), [(b"x-dispatcher-rehearsal", b"true")]
+    answering = Answering(reader, ENDPOINTS[V1], "r-1", stream=True, heartbeat_seconds=15.0, early=early)
+    answering.listen()
+    await asyncio.sleep(16.0)
+    answering.hush()
+
+    assert (200, b"true") == (reader.status, reader.headers[b"x-dispatcher-rehearsal"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from dispatcher.api.exchange import REQUEST_ID
 from dispatcher.api.relay_route import RelayRoute
 from dispatcher.clock import ManualClock
+from dispatcher.gateway.errand import REHEARSAL
 from dispatcher.gateway.relay import Gateway
 from dispatcher.vocabulary.event import Completed
 from dispatcher.vocabulary.fleet import FleetView
@@ -128,3 +130,26 @@ def test_a_name_is_unknown_only_when_every_place_was_refused_for_it():
     assert errand.is_unknown
     errand.refused = a_decision("d-1", (PHI, "memory_short"))
     assert not errand.is_unknown
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+def test_an_answer_of_a_simulated_model_says_so_in_its_headers(rehearsal):
+    errand = an_errand(Reader())
+    errand.decision = replace(a_decision("d-7"), rehearsal=rehearsal)
+    kept_at = replace(PHI, server="rehearsal:phi3-mini") if rehearsal else PHI
+
+    expected = {b"x-dispatcher-rehearsal": b"true"} if rehearsal else {}
+    assert expected == {name: told for name, told in errand.headers() if name in REHEARSAL}
+    assert expected == {name: told for name, told in errand.headers_of_kept(kept_at) if name in REHEARSAL}
+    assert not any(name in REHEARSAL for name, _ in errand.headers_outside()), "a real model, outside"
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [("reset", "an attempt of this request just failed here: reset: why"), ("no_slot", "no_slot: why")],
+)
+def test_only_where_an_attempt_was_made_it_is_said_to_have_failed(cause, told):
+    errand = an_errand(Reader())
+    errand.gives_up_on(PHI, cause, "why")
+
+    assert {PHI: told} == errand.lost

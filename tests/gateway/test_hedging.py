@@ -74,3 +74,47 @@ async def test_who_leaves_while_two_are_asked_leaves_the_first_and_its_end_is_of
     end = errand.completed("cancelled", trial.clock.now_seconds())
     assert PHI == end.place
     assert end.duration_seconds > second - first, "since the first was asked, not the second"
+
+
+async def believed(trial: Trial, server: Misbehaving) -> None:
+    """The first place answers once."""
+    server.script("", {"*": misconduct.answers()})
+    errand, given = an_errand(Reader()), a_given(server.url)
+    end = await trial.trying.attempt(errand, given, a_slot(), cached=False)
+    assert (None, False) == (end.cause, trial.trying.proofs.is_doubtful(given))
+
+
+SILENCES = {
+    "silence": misconduct.silent(),
+    "headers, then silence": misconduct.silent(headers_first=True),
+    "half a body": misconduct.begins_and("stall"),
+    "no chunk": misconduct.begins_and("bad_chunk"),
+}
+
+
+@pytest.mark.parametrize("what", SILENCES)
+async def test_a_place_that_has_answered_and_then_goes_silent_is_not_waited_for_alone(trial, server, what):
+    await believed(trial, server)
+    server.script("", {PHI.model: SILENCES[what], LLAMA.model: misconduct.answers()})
+    errand, given, ended = an_errand(Reader()), a_given(server.url), []
+    errand.given, errand.decision = given, given.decision
+
+    task = asyncio.current_task()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        end = await a_hedging(trial, server, ended).attempt(errand, given, a_slot(), cached=False)
+
+    assert (None, LLAMA, LLAMA) == (end.cause, errand.given.place, errand.answered_by)
+    assert (2, ["l-1"], 0) == (errand.attempts, ended, task.cancelling())
+    assert trial.trying.proofs.is_failing(PHI)
+
+
+async def test_an_answer_that_takes_no_longer_than_others_there_is_asked_for_once(trial, server):
+    server.script("", {"*": misconduct.slow(0.5)})
+    given, ended = a_given(server.url), []
+    await trial.trying.attempt(an_errand(Reader()), given, a_slot(), cached=False)
+    server.script("", {PHI.model: misconduct.slow(0.4)})
+    errand = an_errand(Reader())
+    errand.given, errand.decision = given, given.decision
+    end = await a_hedging(trial, server, ended).attempt(errand, given, a_slot(), cached=False)
+
+    assert (None, PHI, 1, []) == (end.cause, errand.given.place, errand.attempts, ended)

@@ -64,6 +64,34 @@ async def test_a_place_that_keeps_failing_is_tried_twice_and_then_another_model_
     assert (True, [PHI]) == (await trial.fails(errand, given), [*errand.lost])
 
 
+@pytest.mark.parametrize("status", [401, 403, 407, 408, 425])
+async def test_what_our_own_head_or_key_caused_moves_on_tells_against_the_place_and_is_not_passed_on(
+    trial, server, status
+):
+    server.script("", {"*": misconduct.refuses(status, "your key is wrong")})
+    trial.ready_elsewhere = True
+    reader = Reader()
+    errand = an_errand(reader)
+
+    assert await trial.fails(errand, a_given(server.url))
+    await give_up(errand)
+
+    assert [("server_error", True)] == [(failed.cause, failed.fails_place) for failed in trial.told(Failed)]
+    assert 502 == reader.status
+
+
+@pytest.mark.parametrize(("status", "words"), [(429, "slow down"), (503, misconduct.BUSY), (404, "not found")])
+async def test_a_place_that_cannot_now_rests_until_it_answers(trial, server, status, words):
+    server.script("", {"*": misconduct.refuses(status, words)})
+    trial.ready_elsewhere = True
+    await trial.fails(an_errand(Reader()), a_given(server.url))
+    resting = trial.trying.proofs.resting.now(trial.clock.now_seconds())
+    trial.trying.proofs.answered(PHI)
+
+    assert [PHI] == [*resting]
+    assert {} == trial.trying.proofs.resting.now(trial.clock.now_seconds())
+
+
 async def test_another_that_is_ready_is_better_than_the_same_again(trial, server):
     server.script("", {"*": misconduct.refuses(503)})
     trial.ready_elsewhere = True

@@ -56,9 +56,22 @@ def test_a_model_that_is_known_to_be_installed_nowhere_is_not_listed(phi, other_
     assert (["auto", "phi3:mini"] if is_listed else ["auto"]) == ids(fleet)[:-1]
 
 
-def test_a_model_without_a_place_is_listed_only_while_no_place_was_seen() -> None:
+def test_a_model_without_a_place_is_listed_only_while_the_engine_cannot_be_asked() -> None:
     assert ["auto", "llama3.2:3b"] == ids(a_fleet(a_place_view(LLAMA)))
-    assert ["auto", *CHAIN] == ids(FleetView())
+    assert ["auto"] == ids(FleetView())
+    assert ["auto", *CHAIN] == ids(FleetView(failing="it does not answer"))
+
+
+@pytest.mark.parametrize(
+    ("name", "surface", "words"),
+    [
+        ("phi3", "openai", "model 'phi3' not found; did you mean phi3:mini? GET /v1/models lists what there is"),
+        ("PHI3:MIN", "ollama", "model 'PHI3:MIN' not found; did you mean phi3:mini? GET /api/tags lists what there is"),
+        ("zzz", "ollama", "model 'zzz' not found; GET /api/tags lists what there is"),
+    ],
+)
+def test_an_unknown_name_is_told_what_may_be_meant_and_where_the_list_is(name, surface, words) -> None:
+    assert words == catalog.unknown(name, CHAIN, surface)
 
 
 def test_a_place_outside_the_chain_adds_no_model() -> None:

@@ -146,6 +146,23 @@ def test_what_may_pass_is_not_insufficient_memory_and_worth_another_try(candidat
     assert ("urn:dispatcher:no_usable_model", True, None) == (told.type, told.should_retry, told.needed_bytes)
 
 
+@pytest.mark.parametrize(
+    ("parts", "passes"),
+    [
+        pytest.param({}, False, id="it is ready, and too slow"),
+        pytest.param({"load_seconds": 9.0}, False, id="it would be too slow once loaded, too"),
+        pytest.param({"decode_seconds": 0.5, "wait_seconds": 9.0}, True, id="it only has others to answer first"),
+        pytest.param({"decode_seconds": 0.5, "load_seconds": 9.0}, True, id="it only has to be loaded"),
+    ],
+)
+def test_a_deadline_that_no_model_makes_without_waiting_is_not_worth_another_try(parts, passes):
+    slow = a_rejected(LLAMA, rule="too_slow_for_deadline", prediction=a_prediction(**parts))
+    given = no_decision(slow, request=a_request(deadline_seconds=2.0), retry_after_seconds=30.0)
+    told = no_model(given, "r-1")
+
+    assert (passes, 30 if passes else 2) == (told.should_retry, told.retry_after_seconds)
+
+
 def test_models_that_are_unfit_for_the_request_do_not_count_as_memory():
     unfit = a_rejected(PHI, rule="lacks_capability", need_bytes=1)
 

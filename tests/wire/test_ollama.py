@@ -191,6 +191,16 @@ def test_plain_text_is_its_own_words_and_nothing_is_none() -> None:
     assert ollama.error_text(b'{"model":"phi3:mini"}') is None
 
 
+@pytest.mark.parametrize(
+    "deep", [b"[" * 100_000, b'{"a":' * 100_000, b'{"error":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
+)
+def test_what_is_nested_too_deep_is_text_and_no_answer(deep):
+    assert deep[:500].decode() == ollama.error_text(deep)
+    assert not ollama.is_memory_refusal(500, deep)
+    with pytest.raises(EngineAnswerUnreadable):
+        ollama.parse_ps(b'{"models":[' + deep)
+
+
 KINDS = {
     "memory_guard_500_generate": "memory",
     "container_memory_limit_generate": "memory",

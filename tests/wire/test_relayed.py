@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.relay import ENDPOINTS, Cause, Surface
 from dispatcher.wire import relayed
-from dispatcher.wire.relayed import NO_TIMINGS, Watch, refusal, timings, whole
+from dispatcher.wire.relayed import NEVER_THE_CALLERS, NO_TIMINGS, Watch, refusal, timings, whole
 from tests.wire.captured import Captured, captured, every
 from tests.wire.streams import DONE, STOP, WHOLE, event, seen, watched
 
@@ -178,6 +178,17 @@ def test_what_is_no_200_has_a_cause(status: int, body: bytes, cause: Cause) -> N
     assert cause == refusal(status, body)
 
 
+@pytest.mark.parametrize("status", sorted(NEVER_THE_CALLERS))
+@pytest.mark.parametrize("body", [b"", b'{"error":"nope"}', b'{"error":{"code":"context_length_exceeded"}}'])
+def test_what_no_content_of_a_request_can_cause_is_the_servers_own_making(status: int, body: bytes) -> None:
+    assert "server_error" == refusal(status, body)
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 418, 422])
+def test_what_the_content_of_a_request_can_cause_is_its_callers(status: int) -> None:
+    assert "caller_error" == refusal(status, b'{"error":"nope"}')
+
+
 # ── answers that are not streamed ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -217,10 +228,24 @@ def test_a_200_without_an_answer_is_a_failure(endpoint, body: bytes, cause: Caus
         ("/v1/chat/completions", b'{"choices":[{"message":{"content":"x"}}]}', None),
         ("/v1/chat/completions", b'{"choices":[{"message":{"content":""}}]}', "truncated"),
         ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"},{"finish_reason":null}]}', "truncated"),
-        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"}],"usage":null}', None),
-        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":"x"}}', None),
-        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop"}],"usage":7}', None),
+        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop","message":{}}],"usage":null}', None),
+        (
+            "/v1/chat/completions",
+            b'{"choices":[{"finish_reason":"stop","message":{}}],"usage":{"prompt_tokens":"x"}}',
+            None,
+        ),
+        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop","message":{}}],"usage":7}', None),
         ("/v1/completions", b'{"choices":[{"text":"","finish_reason":"stop"}]}', None),
+        ("/v1/completions", b'{"choices":[{"finish_reason":"stop"}]}', "empty"),
+        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop","message":null}]}', "empty"),
+        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"stop","message":{"content":""}}]}', None),
+        ("/v1/chat/completions", b'{"choices":[{"finish_reason":"error","message":{"content":"x"}}]}', "server_error"),
+        ("/v1/chat/completions", b'{"choices":[{"message":{"content":"x"},"error":{"message":"x"}}]}', "server_error"),
+        ("/api/generate", b'{"done":true}', "empty"),
+        ("/api/generate", b'{"response":"x","done":true,"done_reason":"error"}', "server_error"),
+        ("/api/chat", b'{"message":null,"done":true}', "empty"),
+        ("/api/chat", b'{"message":{"content":""},"done":true,"done_reason":"load"}', None),
+        ("/api/chat", b'{"message":{"content":""},"done":true}', None),
         ("/v1/embeddings", b"{}", "empty"),
         ("/v1/embeddings", b'{"data":[]}', "empty"),
         ("/v1/embeddings", b'{"data":[{"embedding":[0.1]}]}', None),
@@ -240,6 +265,13 @@ def test_nothing_to_embed_has_no_vectors(endpoint) -> None:
     assert whole(endpoint, b'{"embedding":[]}', nothing_asked=True) is None
     assert "empty" == whole(endpoint, b"{}", nothing_asked=True)
     assert "server_error" == whole(endpoint, b'{"error":"x","embeddings":[]}', nothing_asked=True)
+
+
+def test_nothing_to_read_has_no_text() -> None:
+    assert whole(ENDPOINTS["/api/chat"], b'{"done":true}', nothing_asked=True) is None
+    assert (
+        whole(ENDPOINTS["/v1/chat/completions"], b'{"choices":[{"finish_reason":"stop"}]}', nothing_asked=True) is None
+    )
 
 
 # ── tokens and time ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -43,7 +43,7 @@ def test_the_last_line_needs_no_end_of_line() -> None:
 
 def test_comments_names_and_ids_of_events_are_nothing() -> None:
     watch = Watch("openai")
-    watch.take(b": heartbeat\n\nevent: message\nid: 7\nretry: 10\n\n{not json}\n\n")
+    watch.take(b": heartbeat\n\nevent: message\nid: 7\nretry: 10\n\nid\n\n")
 
     assert (False, False, None) == seen(watch)
 
@@ -97,7 +97,6 @@ def test_content_of_any_kind_begins_a_stream_of_events(said: bytes) -> None:
     [
         (line(""), False),
         (line("", message={"role": "assistant", "content": ""}), False),
-        (b"{}\n", False),
         (line("a"), True),
         (line("", thinking="a"), True),
         (line("", message={"content": "a"}), True),
@@ -195,7 +194,7 @@ def test_a_line_that_is_no_line_of_the_surface_fails_the_stream_wherever_it_stan
 
 def test_an_answer_in_place_of_a_stream_is_no_stream() -> None:
     assert captured("v1_chat_nonstream").status == 200
-    assert (False, False, "truncated") == seen(watched("openai", [captured("v1_chat_nonstream").body]))
+    assert (False, False, "malformed") == seen(watched("openai", [captured("v1_chat_nonstream").body]))
 
 
 def test_what_follows_the_end_is_not_read() -> None:
@@ -250,10 +249,86 @@ def test_a_stream_that_says_nothing_is_held_only_so_far() -> None:
     watch = Watch("openai")
     for _ in range(MAX_HELD_BYTES // len(nothing)):
         watch.take(nothing)
-    held = watch.begun
+    held = seen(watch)
     watch.take(nothing)
 
-    assert (False, True) == (held, watch.begun)
+    assert [(False, False, None), (False, False, "malformed")] == [held, seen(watch)]
+
+
+@pytest.mark.parametrize("nothing", [b": ping\n\n", b"\n" * 8, event({"content": ""})])
+def test_nothing_begins_by_its_length(nothing: bytes) -> None:
+    watch = Watch("openai")
+    watch.take(nothing * (MAX_HELD_BYTES // len(nothing) + 1))
+    watch.take(event({"content": "a"}))
+
+    assert (False, False, "malformed") == seen(watch)
+
+
+def test_keep_alives_before_the_first_content_are_no_failure() -> None:
+    assert WHOLE == seen(watched("openai", [b": ping\n\n"] * 1000 + [event({"content": "a"}), STOP, DONE]))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize(
+    ("shown", "cause"),
+    [
+        (b"upstream connect error or disconnect\n\n", "malformed"),
+        (b'{"error":{"message":"boom"}}\n\n', "malformed"),
+        (b"boom: x\n\n", "malformed"),
+        (b'event: error\ndata: {"detail":"boom"}\n\n', "server_error"),
+        (b"event:error\n", "server_error"),
+        (event({}, "error"), "server_error"),
+        (b'data: {"choices":[{"delta":{"content":"x"},"error":{"message":"boom"}}]}\n\n', "server_error"),
+    ],
+)
+def test_a_failure_that_a_stream_of_events_hides_is_one(shown: bytes, cause: Cause, begun: bool) -> None:
+    before = [event({"content": "a"})] if begun else []
+
+    assert (begun, False, cause) == seen(watched("openai", [*before, shown, STOP, DONE]))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize(
+    ("shown", "cause"),
+    [
+        (b'{"detail":"boom"}\n', "malformed"),
+        (b"{}\n", "malformed"),
+        (b'{"message":null}\n', "malformed"),
+        (line(done=True, done_reason="error"), "server_error"),
+    ],
+)
+def test_a_failure_that_a_native_stream_hides_is_one(shown: bytes, cause: Cause, begun: bool) -> None:
+    before = [line("a")] if begun else []
+
+    assert (begun, False, cause) == seen(watched("ollama", [*before, shown, line(done=True)]))
+
+
+@pytest.mark.parametrize("shell", [b'{"done":true}\n', b'{"message":null,"done":true}\n'])
+def test_a_native_end_of_nothing_is_no_answer_unless_nothing_was_asked(shell: bytes) -> None:
+    watch = Watch("ollama", nothing_asked=True)
+    watch.take(shell)
+
+    assert (False, False, "empty") == seen(watched("ollama", [shell]))
+    assert WHOLE == seen(watch)
+    assert WHOLE == seen(watched("ollama", [line("a"), shell]))
+
+
+@pytest.mark.parametrize("choice", [b'{"finish_reason":"stop"}', b'{"delta":null,"finish_reason":"stop"}'])
+def test_an_end_of_events_with_no_text_at_all_is_no_answer_unless_nothing_was_asked(choice: bytes) -> None:
+    shell = b'data: {"choices":[' + choice + b"]}\n\n"
+    watch = Watch("openai", nothing_asked=True)
+    watch.take(shell + DONE)
+
+    assert (False, False, "empty") == seen(watched("openai", [shell, DONE]))
+    assert WHOLE == seen(watch)
+    assert WHOLE == seen(watched("openai", [event({"content": "a"}), shell, DONE]))
+
+
+def test_lines_with_data_are_counted_and_no_others() -> None:
+    sse = watched("openai", [event({"content": "a"}), b": ping\n\n", b"event: message\n", STOP, DONE])
+    native = watched("ollama", [line("a"), b"\n\n", line(done=True)])
+
+    assert (3, 2) == (sse.data_lines, native.data_lines)
 
 
 def test_a_failure_that_comes_with_too_much_is_still_before_the_first_content() -> None:

@@ -166,7 +166,7 @@ def test_any_object_is_read_or_refused(fields: dict[str, object], endpoint) -> N
 @pytest.mark.parametrize(
     ("body", "because"),
     [
-        (b"", "the body is not JSON"),
+        (b"", "the body is empty"),
         (b"{", "the body is not JSON"),
         (b'{"model":}', "the body is not JSON"),
         (b'{"\xff":1}', "the body is not JSON"),

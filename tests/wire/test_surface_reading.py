@@ -224,7 +224,6 @@ def test_each_header_is_a_wish() -> None:
         ("X-Dispatcher-Agent", "daily-digest"),
         ("X-Dispatcher-Fallback", "off"),
         ("X-Dispatcher-Cache", "on"),
-        ("X-Dispatcher-Unknown", "passes"),
     )
 
     assert (
@@ -250,6 +249,31 @@ def test_each_header_is_a_wish() -> None:
 )
 def test_a_header_may_say_the_other_word(header: str, value: str, read_as: Wishes) -> None:
     assert read_as == wished((f"X-Dispatcher-{header}", value))
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("Dedline", "X-Dispatcher-Dedline: no such header; did you mean X-Dispatcher-Deadline?"),
+        ("Zzz", "X-Dispatcher-Zzz: no such header; there are X-Dispatcher-Task, "),
+        ("Model", "name the model in the body"),
+    ],
+)
+def test_a_header_of_ours_that_is_none_is_refused_with_what_may_be_meant(header: str, hint: str) -> None:
+    with pytest.raises(AskInvalid) as problem:
+        wished((f"X-Dispatcher-{header}", "x"))
+
+    assert hint in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"), [(b" ", "the body is empty"), (b'{"a": "line\nbreak"}', "in n8n use JSON.stringify")]
+)
+def test_a_body_that_is_no_json_gets_a_hint(body: bytes, hint: str) -> None:
+    with pytest.raises(AskInvalid) as problem:
+        read("/v1/chat/completions", body)
+
+    assert hint in str(problem.value)
 
 
 @pytest.mark.parametrize("seconds", ["0.001", "86400"])
@@ -296,7 +320,7 @@ def test_a_wish_outside_its_vocabulary_is_refused_by_name_and_in_one_printable_l
     assert 300 > len(str(problem.value))
 
 
-@pytest.mark.parametrize("header", ["Task", "Agent", "Deadline", "Unknown"])
+@pytest.mark.parametrize("header", ["Task", "Agent", "Deadline"])
 def test_a_wish_made_twice_is_refused(header: str) -> None:
     with pytest.raises(AskInvalid, match=f"X-Dispatcher-{header}: said more than once"):
         wished((f"X-Dispatcher-{header}", "1"), (f"X-Dispatcher-{header}", "1"))
