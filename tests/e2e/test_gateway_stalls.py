@@ -53,9 +53,9 @@ async def one_client(number: int, url: str, model: str | None, count: int) -> li
     return seen
 
 
-async def directly(url: str) -> list[Seen]:
+async def directly(url: str, model: str) -> list[Seen]:
     """Each for half a minute."""
-    asking = [one_client(number, url, "phi3:mini", 3 if number % 2 else 1) for number in range(CLIENTS)]
+    asking = [one_client(number, url, model, 3 if number % 2 else 1) for number in range(CLIENTS)]
     return [seen for one in await asyncio.gather(*asking) for seen in one]
 
 
@@ -84,7 +84,7 @@ async def test_callers_are_answered_while_one_model_of_the_chain_works(stalling,
         server.script("", {"*": well, **{model: stalls() for model in stalling}})
         with traffic.gateway(tmp_path, server) as daemon:
             asking = [one_client(number, daemon.url, None, PER_CLIENT) for number in range(CLIENTS)]
-            direct = asyncio.create_task(directly(server.url))
+            direct = asyncio.create_task(directly(server.url, stalling[0]))
             seen = [one for answers in await asyncio.gather(*asking) for one in answers]
             straight = await direct
             log = daemon.log()
