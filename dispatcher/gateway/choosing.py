@@ -239,10 +239,14 @@ class Choosing:
         )
 
     def _is_better_off_elsewhere(self, errand: Errand, given: Given) -> bool:
-        """Than in line at a place that just failed another request: somebody would serve it at once, or nobody will
-        here for now and another could be started."""
+        """Than in line at a place that just failed another request: somebody would serve it at once, or has not failed
+        since as this one has, or nobody will here for now and another could be started."""
         if self._free_elsewhere(errand, given):
             return True
+        if errand.told.fallback and self._proofs.is_failing(given.place):
+            others = self._others(errand, given)
+            if any(not self._breakers.is_open(place) and not self._proofs.is_failing(place) for place in others):
+                return True
         return (
             errand.told.fallback
             and self._breakers.is_open(given.place)

@@ -63,17 +63,18 @@ def error_of(listener: Listener) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("ready", "taken", "opens", "headers", "leaves"),
+    ("ready", "taken", "happens", "headers", "leaves"),
     [
-        pytest.param([LLAMA], [], False, {}, False, id="the others would have to be started for it"),
-        pytest.param([LLAMA, PHI], [], False, {}, True, id="another is ready and free"),
-        pytest.param([LLAMA, PHI], [PHI], False, {}, False, id="another is ready and busy"),
-        pytest.param([LLAMA, PHI], [], False, {"fallback": "off"}, False, id="it wants no other"),
-        pytest.param([LLAMA], [], True, {}, True, id="here nobody is served for now, and another can be started"),
-        pytest.param([LLAMA], [], True, {"fallback": "off"}, False, id="nobody is served, and it wants no other"),
+        pytest.param([LLAMA], [], "", {}, False, id="the others would have to be started for it"),
+        pytest.param([LLAMA, PHI], [], "", {}, True, id="another is ready and free"),
+        pytest.param([LLAMA, PHI], [PHI], "", {}, False, id="another is ready and busy"),
+        pytest.param([LLAMA, PHI], [PHI], "fails", {}, True, id="another is busy, and has not failed since"),
+        pytest.param([LLAMA, PHI], [], "", {"fallback": "off"}, False, id="it wants no other"),
+        pytest.param([LLAMA], [], "opens", {}, True, id="here nobody is served for now, and another can be started"),
+        pytest.param([LLAMA], [], "opens", {"fallback": "off"}, False, id="nobody is served, and it wants no other"),
     ],
 )
-def test_a_failure_sends_away_only_whom_it_helps(ready, taken, opens, headers, leaves):
+def test_a_failure_sends_away_only_whom_it_helps(ready, taken, happens, headers, leaves):
     @in_virtual_time
     async def run(clock: Any) -> None:
         house = a_house(clock)
@@ -88,8 +89,10 @@ def test_a_failure_sends_away_only_whom_it_helps(ready, taken, opens, headers, l
             assert given is not None
             turn = asyncio.create_task(gateway._choosing.slot(errand, given))
             await settle()
-            if opens:
+            if happens == "opens":
                 break_open(gateway, LLAMA)
+            if happens == "fails":
+                gateway._choosing._proofs.failed(LLAMA)
             gateway._queues.expel(LLAMA, "it said 500")
             await settle()
 
