@@ -8,6 +8,7 @@ connection that ends without its end: an answer that was cut never looks whole.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from dispatcher.vocabulary.relay import Client, Endpoint, Headers
 from dispatcher.wire.envelope import refusal, stream_error
@@ -19,8 +20,8 @@ LAST_WORDS_SECONDS = 2.0  # for a client to take the error that ends its answer;
 
 
 class Answering:
-    """started: headers are out. begun: content is: no other model may answer. early: headers that go with the first
-    heartbeat, while nothing else is known."""
+    """started: headers are out. begun: content is: no other model may answer. early: asked for the headers of
+    the first heartbeat, while nothing else is known."""
 
     def __init__(
         self,
@@ -30,9 +31,9 @@ class Answering:
         *,
         stream: bool,
         heartbeat_seconds: float,
-        early: Headers | None = None,
+        early: Callable[[], Headers] = list,
     ) -> None:
-        self._early = early or []
+        self._early = early
         self._client = client
         self._request_id = request_id
         self._endpoint = endpoint
@@ -116,7 +117,7 @@ class Answering:
 
     async def _keep_beating(self) -> None:
         self.started = True
-        await self._client.start(200, [(b"content-type", EVENT_STREAM), *self._early])
+        await self._client.start(200, [(b"content-type", EVENT_STREAM), *self._early()])
         while True:
             await self._client.write(HEARTBEAT)
             await asyncio.sleep(self._heartbeat_seconds)

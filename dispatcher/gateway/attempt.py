@@ -159,7 +159,6 @@ class Attempt:
         if body is None:
             ended.cause, ended.words = "too_long", f"its answer is longer than {self._limits.answer_bytes} bytes"
             return
-        ended.first_token_seconds = None
         ended.content_type = _content_type(response, JSON)
         ended.cause = relayed.whole(self._endpoint, body, nothing_asked=self._nothing_asked)
         if ended.cause is not None:

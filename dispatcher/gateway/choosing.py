@@ -23,6 +23,7 @@ from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
 
 LEASE_SECONDS = 900.0  # given back at the end of each attempt; what is in flight is kept without one, too
+OPEN = "its breaker is open, or lets one probe through and that is out"
 BESIDE = "it is still silent, another was asked beside it"
 CLAIM_SECONDS = 1.0  # on a probe, until its attempt has begun
 PATIENCE_SECONDS = 2.0  # before a request looks whether it would be served elsewhere, at least
@@ -61,13 +62,11 @@ class Choosing:
         while not self._leaving():
             again = errand.decision is not None or errand.refused is not None
             selected = await self._selected(errand, again)
-            lease, origin = selected.lease, selected.endpoint
-            if lease is not None and selected.state is PlaceState.READY and origin is not None:
-                errand.decision = selected.decision
-                errand.given = Given(selected=selected, lease=lease, origin=origin.rstrip("/"))
-                return errand.given
+            if (given := _ready(selected)) is not None:
+                errand.decision, errand.given = selected.decision, given
+                return given
             errand.refused = selected.decision
-            if lease is not None:
+            if (lease := selected.lease) is not None:
                 self._end_lease(lease.id)
                 errand.gives_up_on(lease.place, "not_ready", "it did not become ready in time")
             elif errand.named is None or not errand.told.fallback or not self._is_known(errand.named):
@@ -90,10 +89,13 @@ class Choosing:
 
     def _avoided(self, errand: Errand) -> dict[Place, str]:
         """None, unless that leaves one that is ready."""
-        views = [view for view in self._fleet().places if view.place not in errand.lost]
         may_rest = errand.named is None and errand.told.fallback and errand.told.endpoint.kind != "embed"
         avoided = self._proofs.resting.now(self._clock.now_seconds()) if may_rest else {}
-        if errand.attempts or errand.lost:
+        failed_once = bool(errand.attempts or errand.lost)
+        if not (avoided or failed_once):
+            return avoided  # nearly always: the fleet is not looked at for nothing
+        views = [view for view in self._fleet().places if view.place not in errand.lost]
+        if failed_once:
             failing = (view.place for view in views if self._proofs.is_failing(view.place))
             avoided |= dict.fromkeys(failing, "it failed the last request")
         if not avoided:
@@ -144,12 +146,19 @@ class Choosing:
         slot = await self._slot(errand, given)
         if slot is None:
             return None
-        if self._breakers.is_open(given.place):
-            slot.release()
-            errand.gives_up_on(given.place, "no_slot", "its breaker is open, or lets one probe through and that is out")
+        if not self._claimed(slot):
+            errand.gives_up_on(given.place, "no_slot", OPEN)
             return None
-        slot.probe = self._breakers.goes(given.place, self._clock.now_seconds() + CLAIM_SECONDS)
         return slot
+
+    def _claimed(self, slot: Slot) -> bool:
+        """Before a half-open breaker the slot is the probe's, if it is free; False, and it is given back: no request
+        may go there now."""
+        if self._breakers.is_open(slot.place):
+            slot.release()
+            return False
+        slot.probe = self._breakers.goes(slot.place, self._clock.now_seconds() + CLAIM_SECONDS)
+        return True
 
     async def _slot(self, errand: Errand, given: Given) -> Slot | None:
         slot = self._queues.take(given.place, expected_seconds=given.work_seconds)
@@ -165,7 +174,7 @@ class Choosing:
             return await self._queues.enter(
                 given.place,
                 errand.told.asked.priority,
-                until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
+                until_seconds=errand.latest_seconds,
                 expected_seconds=given.work_seconds,
                 patience_seconds=PATIENCE_SECONDS
                 if self._proofs.is_new(given)  # what is predicted of it is a guess
@@ -198,12 +207,11 @@ class Choosing:
             asked = replace(asked, model=surface.AUTO)
         without = {**self._avoided(errand), **errand.lost, given.place: BESIDE}
         selected = await self._select(asked, without=without, again=True, durable=False)
-        lease, origin = selected.lease, selected.endpoint
+        lease = selected.lease
         if lease is None:
             return None
         try:
-            if selected.state is PlaceState.READY and origin is not None:
-                other = Given(selected=selected, lease=lease, origin=origin.rstrip("/"))
+            if (other := _ready(selected)) is not None:
                 return other, await self._turn(errand, other)
         except NoSlot:
             pass
@@ -219,38 +227,37 @@ class Choosing:
         slot = await self._queues.enter(
             given.place,
             errand.told.asked.priority,
-            until_seconds=float("inf") if errand.until_seconds is None else errand.until_seconds,
+            until_seconds=errand.latest_seconds,
             expected_seconds=given.work_seconds,
             may_move=lambda: True,  # it has its first attempt
         )
-        if self._breakers.is_open(given.place):
-            slot.release()
-            raise NoSlot("its breaker is open, or lets one probe through and that is out", wait_seconds=None)
-        slot.probe = self._breakers.goes(given.place, self._clock.now_seconds() + CLAIM_SECONDS)
+        if not self._claimed(slot):
+            raise NoSlot(OPEN, wait_seconds=None)
         return slot
 
     # --- elsewhere -----------------------------------------------------------------------------------------------
 
     def _free_elsewhere(self, errand: Errand, given: Given) -> bool:
         """Whether another place would serve it at once."""
-        return errand.told.fallback and any(
-            self._breakers.seen(place).state == "closed" and self._queues.is_free(place)
-            for place in self._others(errand, given)
-        )
+        return errand.told.fallback and any(map(self._is_free, self._others(errand, given)))
+
+    def _is_free(self, place: Place) -> bool:
+        return self._breakers.seen(place).state == "closed" and self._queues.is_free(place)
 
     def _is_better_off_elsewhere(self, errand: Errand, given: Given) -> bool:
         """Than in line at a place that just failed another request: somebody would serve it at once, or has not failed
         since as this one has, or nobody will here for now and another could be started."""
-        if self._free_elsewhere(errand, given):
+        if not errand.told.fallback:
+            return False
+        others = self._others(errand, given)  # once: for a named model it is a decision, and a crowd may be asked
+        fails = self._proofs.is_failing(given.place)
+        if any(
+            self._is_free(place) or (fails and not self._breakers.is_open(place) and not self._proofs.is_failing(place))
+            for place in others
+        ):
             return True
-        if errand.told.fallback and self._proofs.is_failing(given.place):
-            others = self._others(errand, given)
-            if any(not self._breakers.is_open(place) and not self._proofs.is_failing(place) for place in others):
-                return True
-        return (
-            errand.told.fallback
-            and self._breakers.is_open(given.place)
-            and any(not self._breakers.is_open(place) for place in self._others(errand, given, ready=False))
+        return self._breakers.is_open(given.place) and any(
+            not self._breakers.is_open(place) for place in self._others(errand, given, ready=False)
         )
 
     def ready_elsewhere(self, errand: Errand, given: Given) -> bool:
@@ -270,3 +277,11 @@ class Choosing:
             and other.place not in errand.lost
             and (other.state is PlaceState.READY or not ready)
         ]
+
+
+def _ready(selected: Selected) -> Given | None:
+    """None where it came without a lease, an address, or before the place was ready."""
+    lease, origin = selected.lease, selected.endpoint
+    if lease is None or origin is None or selected.state is not PlaceState.READY:
+        return None
+    return Given(selected=selected, lease=lease, origin=origin.rstrip("/"))

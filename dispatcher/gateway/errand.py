@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from dispatcher.gateway.answering import Answering
 from dispatcher.gateway.attempt import Ended
@@ -80,6 +81,11 @@ class Errand:
     def tells(self, where: Place, why: str) -> None:
         if len(self.story) < MAX_TOLD:
             self.story.append(f"{where}: {why}")
+
+    @property
+    def latest_seconds(self) -> float:
+        """Nothing is waited for beyond it."""
+        return inf if self.until_seconds is None else self.until_seconds
 
     def gives_up_on(self, place: Place, cause: Cause, why: str, in_full: str | None = None) -> None:
         """For this request; the next choice is made without it. in_full: for its client; why: for everybody."""

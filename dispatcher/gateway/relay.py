@@ -116,7 +116,7 @@ class Gateway:
             arrived.request_id,
             stream=told.stream,
             heartbeat_seconds=rules.timeouts.heartbeat_seconds,
-            early=[REHEARSAL] if self._fleet().rehearsal else [],
+            early=lambda: [REHEARSAL] if self._fleet().rehearsal else [],
         )
         deadline = told.asked.deadline_seconds
         told = self._named(told)
@@ -183,9 +183,8 @@ class Gateway:
 
     async def _grouped(self, errand: Errand, key: bytes | None, body: Body) -> Status:
         """Batch requests go model by model, so that the models are not swapped for each of them. Raises NoSlot."""
-        until = self._clock.now_seconds() + self._settings().gateway.queue.batch_wait_seconds
-        if errand.until_seconds is not None:
-            until = min(until, errand.until_seconds)
+        longest = self._clock.now_seconds() + self._settings().gateway.queue.batch_wait_seconds
+        until = min(longest, errand.latest_seconds)
         errand.awaits = "the turn of its group of batch requests"
         async with self._gate.pass_for(lambda: self._choosing.group(errand), until_seconds=until):
             return await self._tried(errand, key, body)

@@ -41,7 +41,7 @@ async def test_a_failure_after_the_beginning_is_said_on_a_line_of_its_own_and_th
 @in_virtual_time
 async def test_what_is_known_early_goes_with_the_first_heartbeat(clock):
     reader, early = Reader(), [(b"x-dispatcher-rehearsal", b"true")]
-    answering = Answering(reader, ENDPOINTS[V1], "r-1", stream=True, heartbeat_seconds=15.0, early=early)
+    answering = Answering(reader, ENDPOINTS[V1], "r-1", stream=True, heartbeat_seconds=15.0, early=lambda: early)
     answering.listen()
     await asyncio.sleep(16.0)
     answering.hush()
