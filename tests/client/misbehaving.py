@@ -35,11 +35,12 @@ def whole(status: int, body: bytes, *headers: str) -> bytes:
 @dataclass(frozen=True)
 class Fault:
     """holds: the connection stays open and silent after the bytes, until the test is over or the client leaves. drips:
-    spaces follow, one after the other, until the client leaves."""
+    spaces follow, one after the other, until the client leaves. once: the next prompt to this model goes through."""
 
     told: bytes = b""
     holds: bool = False
     drips: bool = False
+    once: bool = False
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Misbehaving:
             self.prompts.append(asked)
             fault = self.faults.get(asked["model"])
             if fault is not None:
+                if fault.once:
+                    del self.faults[asked["model"]]
                 caller.sendall(fault.told)
                 while fault.drips:
                     caller.sendall(chunk(b" "))

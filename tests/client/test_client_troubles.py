@@ -72,6 +72,26 @@ def test_three_models_are_tried_and_each_is_told_once(troubled, daemon, door):
     assert {"all-fail": 3} == samples(daemon, "all-fail")
 
 
+def test_when_every_model_has_failed_directly_the_gateway_is_asked_and_keeps_the_books(troubled, daemon, door):
+    door.faults = dict.fromkeys((QWEN, LLAMA, "phi3:mini"), Fault(whole(500, b'{"error":"it broke"}'), once=True))
+
+    answer = troubled.generate("Design a system.", complexity="complex", agent="at-last", gateway=True, body=SHORT)
+
+    assert (3, None, None) == (len(answer.failed), answer.choice, answer.outcome_recorded)
+    assert answer.text
+    assert [answer.model] == asked(door)[3:]
+    assert 4 == samples(daemon, "at-last")["at-last"]
+
+
+def test_when_the_gateway_fails_too_it_is_told_last(troubled, door):
+    door.faults = dict.fromkeys((QWEN, LLAMA, "phi3:mini"), FAULTS["server_error"])
+
+    with pytest.raises(ModelFailed) as failure:
+        troubled.generate("Design a system.", complexity="complex", gateway=True, body=SHORT)
+
+    assert ["the gateway"] == [one.model for one in failure.value.attempts[3:]]
+
+
 def samples(daemon, agent: str) -> dict[str, int]:
     rows = daemon.get("/performance-metrics", agent_type=agent).json()["metrics"]
     return {agent: sum(row["samples"] for row in rows)}

@@ -105,7 +105,7 @@ async def test_saturated_nobody_waits_past_his_deadline(tmp_path):
     late = [one for one in seen if not one.whole]
     assert all(one.status in (503, 504) or (one.status == 200 and one.trouble) for one in late), late
     assert len(seen) - len(late) in range(1, 6)  # of half a second each, one after the other
-    assert max(one.seconds for one in seen) < 2 + 5, "far beyond the deadline, however busy the machine"
+    assert len(server.asked("")) <= len(seen) - len(late) + 1, "nobody's turn came after his deadline"
 
 
 async def test_a_full_queue_says_when_to_come_back_and_shows_itself(tmp_path):
