@@ -192,9 +192,9 @@ class Desk:
             lost[chosen.place] = Lost(because=lease)
 
     async def _wait(self, errand: _Errand, decision: Decision, spent: float) -> tuple[Decision, Lease | None, float]:
-        """For leases, and then for a backoff, where that may help and not too many wait already."""
+        """For leases, and then for a backoff or a dwell, where that may help and not too many wait already."""
         lease: Lease | None = None
-        if decision.wait_for is None and decision.backoff_until_seconds is None:
+        if decision.wait_for is None and decision.pause_until_seconds is None:
             return decision, lease, spent
         if self._waiting >= MAX_WAITING:
             return _crowded(decision), lease, spent
@@ -202,8 +202,8 @@ class Desk:
         try:
             if decision.wait_for is not None:
                 decision, lease, spent = await self._wait_for_leases(errand, decision)
-            if decision.chosen is None and decision.backoff_until_seconds is not None:
-                decision, lease, spent = await self._wait_for_backoff(errand, decision, spent)
+            if decision.chosen is None and decision.pause_until_seconds is not None:
+                decision, lease, spent = await self._wait_for_pause(errand, decision, spent)
             return decision, lease, spent
         finally:
             self._waiting -= 1
@@ -250,13 +250,14 @@ class Desk:
             await asyncio.sleep(rest_seconds)
         return waited
 
-    async def _wait_for_backoff(
+    async def _wait_for_pause(
         self, errand: _Errand, decision: Decision, spent: float
     ) -> tuple[Decision, Lease | None, float]:
-        """The last candidate's start failed a moment ago, and may be tried again within the caller's patience: it is,
-        and the answer says that it waited. Not at all, when the backoff lasts longer than that."""
-        began, lease = self._clock.now_seconds(), None
-        while (ends := decision.backoff_until_seconds) is not None and ends < errand.until_seconds:
+        """The last candidate's start failed a moment ago, or who would make room for it started a moment ago, and that
+        ends within the caller's patience: it is tried again then, and the answer says that it waited. Not at all, when
+        it lasts longer than that."""
+        began, lease, backoff = self._clock.now_seconds(), None, _is_backoff(decision)
+        while (ends := decision.pause_until_seconds) is not None and ends < errand.until_seconds:
             waited = await self._woken(ends + BACKOFF_MARGIN_SECONDS, its_turn=False)
             decision, lease, took = self._reserve(errand)
             spent += took
@@ -264,7 +265,9 @@ class Desk:
                 break
         if self._clock.now_seconds() > began:
             seconds = Seconds(self._clock.now_seconds() - began)
-            told = Reason(code="start_backoff", detail=f"waited {seconds} for the next try after a failed start")
+            told = Reason(code="dwell", detail=f"waited {seconds} for a model that had just been started")
+            if backoff:
+                told = Reason(code="start_backoff", detail=f"waited {seconds} for the next try after a failed start")
             decision = replace(decision, reasons=(*decision.reasons, told))
         return decision, lease, spent
 
@@ -301,6 +304,12 @@ class Desk:
         return Selected(
             decision=decision, lease=lease, state=state, eta_seconds=eta, endpoint=chosen.endpoint, durable=durable
         )
+
+
+def _is_backoff(decision: Decision) -> bool:
+    """Else what ends is the dwell of those who hold the memory."""
+    ends = (one.rejection for one in decision.candidates if one.rejection and one.rejection.until_seconds is not None)
+    return any(rejection.rule == "unavailable" for rejection in ends)
 
 
 def _crowded(decision: Decision) -> Decision:

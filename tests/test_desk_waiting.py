@@ -11,6 +11,7 @@ from dispatcher.vocabulary.event import Leased
 from dispatcher.vocabulary.fleet import PlaceState
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import GIB
+from dispatcher.wire.decision import no_model
 from tests.builders import LLAMA, QWEN
 from tests.virtual_house import a_house, ready, told, up
 from tests.virtual_time import in_virtual_time
@@ -280,3 +281,37 @@ async def test_who_waits_for_a_backoff_is_answered_when_the_daemon_leaves(clock)
 
         assert None is (await waiting).decision.chosen
         assert began == clock.now_seconds()
+
+
+# ── waiting for a dwell ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@in_virtual_time
+async def test_a_named_model_waits_out_the_dwell_of_who_holds_its_memory_and_says_so(clock):
+    house = a_house(clock, total_bytes=SMALL)
+    async with house.open():
+        small = await house.desk.select(LLAMA_NAMED)
+        house.give_back(small.lease, "outcome")
+        ends = house.view(LLAMA).dwell_until_seconds
+        assert clock.now_seconds() < ends
+        selected = await house.desk.select(QWEN_NAMED)
+
+        assert (QWEN, S.READY, True) == told(selected)
+        assert ends <= clock.now_seconds(), "who started a moment ago is not stopped at once"
+        (reason,) = [reason for reason in selected.decision.reasons if reason.code == "dwell"]
+        assert reason.detail.endswith("s for a model that had just been started")
+
+
+@in_virtual_time
+async def test_a_dwell_beyond_the_callers_patience_is_no_want_of_memory(clock):
+    house = a_house(clock, total_bytes=SMALL)
+    async with house.open():
+        small = await house.desk.select(LLAMA_NAMED)
+        house.give_back(small.lease, "outcome")
+        left = house.view(LLAMA).dwell_until_seconds - clock.now_seconds()
+        selected = await house.desk.select(replace(QWEN_NAMED, wait_seconds=1.0))
+        shape = no_model(selected.decision, "r-1")
+
+        assert ("urn:dispatcher:no_usable_model", True) == (shape.type, shape.should_retry)
+        assert left - 0.01 <= shape.retry_after_seconds < left + 1.1
+        assert "was started a moment ago and stays until" in selected.decision.sentence

@@ -79,7 +79,7 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
         candidates=tuple(kept),
         uncounted=tuple(sorted(left_out.items())),
         wait_for=_refusal(*wait_for) if wait_for else None,
-        backoff_until_seconds=_backoff_until(refused) if chosen is None else None,
+        pause_until_seconds=_pause_until(refused) if chosen is None else None,
         reasons=told,
         degraded=bool(snapshot.failing or world.fleet.failing or snapshot.freshness is not Freshness.FRESH),
         confidence=confidence(sight, chosen.prediction if chosen else None),
@@ -189,7 +189,7 @@ def _worth_waiting_for(refused: list[tuple[Option, Rejection]]) -> tuple[Option,
     return min(waiting, key=lambda pair: pair[0].need_bytes) if waiting else None
 
 
-def _backoff_until(refused: list[tuple[Option, Rejection]]) -> float | None:
+def _pause_until(refused: list[tuple[Option, Rejection]]) -> float | None:
     ends = [rejection.until_seconds for _, rejection in refused if rejection.until_seconds is not None]
     return min(ends, default=None)
 
@@ -208,6 +208,8 @@ def _retry_after_seconds(sight: Sight, refused: list[tuple[Option, Rejection]]) 
             for place in rejection.blockers
             if (view := by_place.get(place)) and (until := view.leased_until_seconds)
         ]
+        if rejection.until_seconds is not None:
+            soonest.append(rejection.until_seconds - sight.now_seconds)
         if option.view.retry_at_seconds > sight.now_seconds:
             soonest.append(option.view.retry_at_seconds - sight.now_seconds)
         if option.view.breaker_until_seconds > sight.now_seconds:

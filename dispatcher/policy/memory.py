@@ -6,7 +6,9 @@ live leases are in the way: those end, and the request may wait for them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
@@ -116,6 +118,12 @@ def _shortage(option: Option, sight: Sight, wanted: float, free: int, video_shor
         still_short = video_short - sight.evictable_video_bytes(option.view) - _video_bytes(blockers)
         more = sight.video_blockers(still_short, option.view, blockers)
         enough, blockers = _video_bytes(more) >= still_short, (*blockers, *more)
+    rests, passing = ((), False) if enough else _resting(option, sight, entering - free, video_short)
+    if rests:
+        told += "; {} ({}) was started a moment ago and stays until {}" if len(rests) == 1 else _REST_ALL
+        last = Moment(rests[-1].dwell_until_seconds)
+        held = Bytes(sum(view.budget_bytes for view in rests))
+        named = (*named, rests[0].place.model if len(rests) == 1 else len(rests), held, last)
     return Rejection(
         place=option.view.place,
         rule="memory_short",
@@ -124,7 +132,28 @@ def _shortage(option: Option, sight: Sight, wanted: float, free: int, video_shor
         leases_only=enough,
         latch_only=entering <= free,
         blockers=tuple(view.place for view in blockers) if enough else (),
+        until_seconds=rests[-1].dwell_until_seconds if rests else None,
+        passing=passing,
     )
+
+
+_REST_ALL = "; {} models ({}) were started a moment ago and stay until {}"
+
+
+def _resting(
+    option: Option, sight: Sight, short_bytes: float, video_short: int | None
+) -> tuple[tuple[PlaceView, ...], bool]:
+    """Those whose dwell alone is in its way, the last to end last; none, where that is not all. And whether all that is
+    in its way ends by itself: dwells, leases and work under way. Short of video memory nobody is promised anything."""
+    if video_short is not None and video_short > 0:
+        return (), False
+    others = sight.resting(option.view)
+    sums = tuple(accumulate((view.budget_bytes for view in others), initial=0))
+    count = bisect_left(sums, short_bytes)
+    if count < len(sums):
+        return others[:count], True
+    leased = (view for view in sight.leased if view is not option.view)
+    return (), sum(view.budget_bytes for view in (*others, *leased, *sight.working(option.view))) >= short_bytes
 
 
 def _leased(blockers: Sequence[PlaceView], held_bytes: Sequence[int]) -> tuple[str, tuple[object, ...]]:

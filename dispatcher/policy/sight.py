@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import cast
@@ -101,6 +101,23 @@ class Sight:
             leased = tuple(view for view in leased if view is not grantee)
             sums = (0, *accumulate(view.budget_bytes for view in leased))
         return leased[: bisect_left(sums, short_bytes)]
+
+    def resting(self, grantee: PlaceView) -> tuple[PlaceView, ...]:
+        """What would be evictable but for its dwell, the soonest to end first."""
+        found = [
+            view for view in self._unleased(grantee) if not view.busy and view.dwell_until_seconds > self.now_seconds
+        ]
+        return tuple(sorted(found, key=lambda view: (view.dwell_until_seconds, view.place)))
+
+    def working(self, grantee: PlaceView) -> tuple[PlaceView, ...]:
+        """What would be evictable but for what it works on without a lease."""
+        return tuple(view for view in self._unleased(grantee) if view.busy)
+
+    def _unleased(self, grantee: PlaceView) -> Iterator[PlaceView]:
+        for view in self.world.fleet.places:
+            kept = view.leases or view.pinned or view.taken_by is not None
+            if view.state is PlaceState.READY and not kept and view is not grantee:
+                yield view
 
 
 def _enough(evictable: Sequence[PlaceView], sums: Sequence[int], short_bytes: float) -> tuple[PlaceView, ...] | None:

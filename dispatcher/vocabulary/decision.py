@@ -40,7 +40,8 @@ class Rejection:
     leases_only: bool = False  # only live leases are in the way: the request may wait for them
     latch_only: bool = False  # there is enough, and has to stay for a while: it was short a moment ago
     blockers: tuple[Place, ...] = ()  # the leased places in the way
-    until_seconds: float | None = None  # in its way is only the backoff after a failed start, which ends then
+    until_seconds: float | None = None  # in its way is only what ends then: a failed start's backoff, others' dwell
+    passing: bool = False  # what is in its way ends by itself, nobody knows when: others' dwell, work, leases
 
     @property
     def because(self) -> str:
@@ -121,7 +122,7 @@ class Decision:
     candidates: tuple[Candidate, ...]  # chosen first, then fallbacks in order, then the rejected; at most 32
     uncounted: tuple[tuple[str, int], ...] = ()  # rule → how many candidates are not among `candidates`
     wait_for: Candidate | None = None  # rejected only because of live leases: worth waiting for
-    backoff_until_seconds: float | None = None  # nothing chosen, and the soonest end of a backoff that is in the way
+    pause_until_seconds: float | None = None  # nothing chosen, and the soonest end of a backoff or dwell in the way
     reasons: tuple[Reason, ...] = ()
     degraded: bool = False
     confidence: Confidence = "high"

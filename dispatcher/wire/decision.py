@@ -133,8 +133,8 @@ def no_model(decision: Decision, instance: str) -> NoModel:
 
 
 def insufficient_memory(decision: Decision) -> Candidate | None:
-    """The smallest candidate, when memory is all that is in the way of every one, and neither our own leases nor a
-    latch alone, which both pass."""
+    """The smallest candidate, when memory is all that is in the way of every one, and neither our own leases, others'
+    dwell or work, nor a latch alone: these pass."""
     if decision.chosen is not None:
         return None
     smallest: Candidate | None = None
@@ -142,7 +142,7 @@ def insufficient_memory(decision: Decision) -> Candidate | None:
         rejection = candidate.rejection
         if rejection is None or rejection.rule in _FITTING_OR_NOT:
             continue
-        passes = rejection.leases_only or rejection.latch_only
+        passes = rejection.leases_only or rejection.latch_only or rejection.passing
         if rejection.rule != "memory_short" or passes or candidate.need_bytes is None:
             return None
         if smallest is None or smallest.need_bytes is None or candidate.need_bytes < smallest.need_bytes:

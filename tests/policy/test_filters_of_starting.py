@@ -10,6 +10,7 @@ from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.settings import GIB, MIB
 from dispatcher.vocabulary.signal import Freshness, UnknownReason
+from dispatcher.wire.decision import insufficient_memory
 from tests.builders import (
     LLAMA,
     NOW,
@@ -101,6 +102,37 @@ def test_a_latched_memory_shortage_leaves_at_125_and_enters_at_110(available_gib
     decision = decided(memory_world(available_gib, latches=latches))
 
     assert fits == (refused(decision, QWEN) is None)
+
+
+def test_a_dwell_in_the_way_is_told_with_its_end_and_passes():
+    until_14_02_10 = 1_700_056_930.0
+    started = a_ready_view(LLAMA, dwell_until_seconds=until_14_02_10, budget_bytes=round(2.5 * GIB))
+    decision = decided(memory_world(4.9, started, a_place_view(QWEN)), model=QWEN.model)
+
+    short = "needs 5.4 GiB, 3.9 GiB free after the reserve, short 1.5 GiB"
+    told = f"{short}; llama3.2:3b (2.5 GiB) was started a moment ago and stays until 14:02:10"
+    assert ("memory_short", told) == refused(decision, QWEN)
+    rejection = candidate(decision, QWEN).rejection
+    assert (False, True, until_14_02_10) == (rejection.leases_only, rejection.passing, rejection.until_seconds)
+    assert until_14_02_10 == decision.pause_until_seconds
+
+
+@pytest.mark.parametrize(
+    ("held", "passes"),
+    [
+        pytest.param({"busy": True}, True, id="it works for somebody who has no lease: that ends"),
+        pytest.param({"pinned": True}, False, id="pinned it stays"),
+        pytest.param({"dwell_until_seconds": NOW + 30, "pinned": True}, False, id="pinned, whatever its dwell"),
+        pytest.param({"dwell_until_seconds": NOW + 30, "budget_bytes": GIB}, False, id="it holds too little"),
+    ],
+)
+def test_what_is_in_the_way_without_a_lease_passes_or_stays(held, passes):
+    holder = a_ready_view(LLAMA, **{"budget_bytes": round(2.5 * GIB), **held})
+    decision = decided(memory_world(4.9, holder, a_place_view(QWEN)), model=QWEN.model)
+
+    rejection = candidate(decision, QWEN).rejection
+    assert (passes, None) == (rejection.passing, rejection.until_seconds)
+    assert passes == (None is insufficient_memory(decision))
 
 
 def test_the_latch_of_one_place_is_no_matter_of_another():
