@@ -83,13 +83,16 @@ SCRIPT
 
 ensure_venv() { # "$1": requirements.lock, or requirements-dev.lock, which contains the former
     if venv_works && stamped "$1"; then return 0; fi
+    lock=$1
+    # Where the tests were set up, they stay: scripts/run after a changed lock must not take their packages away.
+    [ ! -e "$(stamp_of requirements-dev.lock)" ] || lock=requirements-dev.lock
     # A changed lock means a new environment (nothing stale stays behind). One without a stamp was made by hand or
     # interrupted: it is brought to the lock, not thrown away.
     if ! venv_works || outdated requirements.lock || outdated requirements-dev.lock; then make_venv; fi
-    install_lock "$1"
+    install_lock "$lock"
     link_package
     cp "$root/requirements.lock" "$(stamp_of requirements.lock)"
-    [ "$1" = requirements.lock ] || cp "$root/$1" "$(stamp_of "$1")"
+    [ "$lock" = requirements.lock ] || cp "$root/$lock" "$(stamp_of "$lock")"
 }
 
 on_debian_as_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && command -v dpkg-query >/dev/null 2>&1; }
