@@ -1,4 +1,4 @@
-"""Who was really there: which real parts (Prometheus, node_exporter, Docker, Ollama) took part in a test run.
+"""Who was really there: which real parts (Prometheus, node_exporter, Docker, Ollama, Chromium) took part in a test run.
 
 A test wants a part by its marker (`needs_docker`) or by a fixture (realparts.py, realdocker.py). Nothing is skipped in
 silence: the last section of the output lists every part, its version, how many tests used it, and every test that was
@@ -34,6 +34,9 @@ PARTS = (
         required=True,
     ),
     Part(name="Ollama", marker="needs_ollama", fixtures=("ollama_url",), required=False),
+    Part(name="HAProxy", marker="needs_haproxy", fixtures=("socket_proxy",), required=True),
+    Part(name="Compose", marker="needs_compose", fixtures=("compose_program",), required=True),
+    Part(name="Chromium", marker="needs_chromium", fixtures=("chromium",), required=True),
 )
 
 

@@ -14,11 +14,14 @@ from dispatcher.vocabulary.settings import DEFAULT_KEY_NAME, AccessKey, Role, Se
 
 Given = dict[bytes, bytes]  # the headers that count here, by lower-case name
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/livez"})
+# Besides /livez what every copy of this program has: the page's own files and the runbook, to which alerts link. A
+# browser sends no key with either.
+OPEN_PATHS = frozenset({"/livez", "/page/status.css", "/page/status.js", "/page/icon.svg", "/runbook"})
+PAGE_PATHS = ("/page/decisions/",)  # and "/": what a person opens
 # A GET that a page of another site could harm with, although it cannot read the answer: one takes a lease, the other a
 # subscriber's place.
 ACTING_READS = frozenset({"/select", "/events"})
-INFER_ACTS = frozenset({"/select", "/outcomes"})
+INFER_ACTS = frozenset({"/select", "/outcomes", "/page/fragments/choice"})
 INFER_ACTS_UNDER = ("/leases/", "/v1/", "/api/")  # every other act is an admin's
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -108,6 +111,10 @@ def is_foreign(given: Given, host: str) -> bool:
     if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
         return True
     return given.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
+
+
+def is_page(path: str) -> bool:
+    return path == "/" or path.startswith(PAGE_PATHS)
 
 
 def needed_role(method: str, path: str) -> Role:

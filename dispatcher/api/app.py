@@ -14,6 +14,7 @@ from dispatcher.api.connection import Connection
 from dispatcher.api.crowd import Crowd
 from dispatcher.api.doors import Doors
 from dispatcher.api.front_door import FrontDoor
+from dispatcher.api.page.document import sign_in
 from dispatcher.api.routes import Routes
 from dispatcher.vocabulary.settings import LimitSettings
 
@@ -23,7 +24,8 @@ def make_app(doors: Doors, environment: Mapping[str, str] = os.environ) -> ASGIA
 
     A bare Router: Starlette's own two error layers would answer before the front door could, and cost every request.
     """
-    return FrontDoor(ByPath(Routes(doors).table()), doors.settings, environment, doors.erred)
+    table = Routes(doors).table()
+    return FrontDoor(ByPath(table), doors.settings, environment, doors.erred, sign_in=sign_in)
 
 
 class ByPath:

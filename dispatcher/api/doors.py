@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dispatcher.api.events import Feed
+from dispatcher.api.recent import Recent
 from dispatcher.clock import Clock
 from dispatcher.vocabulary.decision import Decision, Selected
 from dispatcher.vocabulary.fleet import FleetView, LeaseStatus
@@ -33,6 +34,7 @@ class Doors:
     HistoryUnavailable. act(model, start|stop|pin|unpin): the action as a document; NotFound, NotNow.
     exposition(Accept header): the bytes and their content type. heartbeat_age_seconds: since the event loop last beat,
     and nothing else. feed: what `emit` tells, for GET /events.
+    recent: the newest of it, for the page.
     erred: told the word of errors.error_type_of for each fault that a request met. relay: one request of a model's
     own surfaces, answered in all its ways through the client it is given; None: nothing is relayed. lines: its queues.
     """
@@ -57,6 +59,7 @@ class Doors:
     draining: Callable[[], bool]
     erred: Callable[[str], None] = lambda error_type: None
     feed: Feed = field(default_factory=lambda: Feed(LimitSettings))
+    recent: Recent = field(default_factory=Recent)
     records: Callable[[], tuple[Record, ...]] = tuple
     relay: Relay | None = None
     lines: Callable[[], tuple[Line, ...]] = tuple

@@ -22,6 +22,7 @@ CLOSE = "dispatcher.close"  # in the scope: closes the connection once what was 
 PRESENCE = "dispatcher.presence"  # in the scope: the connection's Presence; not every server has it
 KEY_NAME = "dispatcher.key_name"  # in the scope: whose key came with it; None when none is configured
 ROLE_NOW = "dispatcher.role_now"  # in the scope: a callable; the role it has by now, None once it may not be here
+KEEPABLE = "dispatcher.keepable"  # in the scope, set by who answers: a browser may keep the answer
 IN_A_THREAD_BYTES = 256 * 1024  # looking through more than this is noticed by everybody else
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 Headers = Iterable[tuple[bytes, bytes]]

@@ -22,22 +22,26 @@ from dispatcher.api.access import (
     is_acting,
     is_foreign,
     is_known,
+    is_page,
     key_of,
     may,
     needed_role,
     server_rules,
 )
 from dispatcher.api.exchange import (
+    KEEPABLE,
     KEY_NAME,
     LEAVING,
     REQUEST_ID,
     ROLE_NOW,
     ClientLeft,
     Turned,
+    answer,
     answer_envelope,
     answer_problem,
     request_id_of,
 )
+from dispatcher.api.page.document import HTML_TYPE, PAGE_HEADERS
 from dispatcher.errors import (
     ConfigurationInvalid,
     DispatcherError,
@@ -60,7 +64,7 @@ _WANTED = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization", b"
 class FrontDoor:
     """settings: asked per request: a reload is in force at once, keys included. environment: for `key_env`, where the
     settings were made without their keys; a reload that names an empty variable leaves the rules that were.
-    rules_from: the exporter's port has others."""
+    rules_from: the exporter's port has others. sign_in: a browser's page without a key, told why."""
 
     def __init__(
         self,
@@ -69,12 +73,14 @@ class FrontDoor:
         environment: Mapping[str, str] = os.environ,
         erred: Callable[[str], None] = lambda error_type: None,
         rules_from: Callable[[Settings, Mapping[str, str]], Rules] = server_rules,
+        sign_in: Callable[[str], bytes] | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._environment = environment
         self._erred = erred
         self._rules_from = rules_from
+        self._sign_in = sign_in
         self._seen = settings()
         self._rules = rules_from(self._seen, environment)
 
@@ -95,11 +101,9 @@ class FrontDoor:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] += (
-                    (b"x-request-id", request_id),
-                    (b"cache-control", b"no-store"),
-                    (b"x-content-type-options", b"nosniff"),
-                )
+                message["headers"] += ((b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"))
+                if KEEPABLE not in scope:
+                    message["headers"] += ((b"cache-control", b"no-store"),)
             await send(message)
 
         try:
@@ -119,7 +123,20 @@ class FrontDoor:
                 self._erred(error_type)
             if started:
                 raise  # too late for an answer: the server closes the connection
-            await _answer_error(error, scope, told)
+            if not await self._asked_for_a_key(error, scope, told):
+                await _answer_error(error, scope, told)
+
+    async def _asked_for_a_key(self, error: Exception, scope: Scope, send: Send) -> bool:
+        """A browser that opens a page cannot send a key: its 401 is a page that can. Who does not name HTML gets words
+        for programs."""
+        asked_for = b",".join(value for name, value in scope["headers"] if name == b"accept")
+        refused = isinstance(error, Turned) and error.word == "unauthorized"
+        if self._sign_in is None or not refused or not is_page(scope["path"]) or b"text/html" not in asked_for:
+            return False
+        assert isinstance(error, Turned)
+        own = [(name.encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
+        await answer(send, 401, self._sign_in(error.detail), HTML_TYPE.encode(), [*error.headers, *own])
+        return True
 
     def _role_now(self, scope: Scope, given: Given) -> Role | None:
         """For answers that go on: a reload may have taken the key, the role or the host name away meanwhile."""

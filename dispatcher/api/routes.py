@@ -15,9 +15,9 @@ from dispatcher.api.catalog_routes import CatalogRoutes
 from dispatcher.api.doors import Doors
 from dispatcher.api.events import EventsRoute
 from dispatcher.api.exchange import KEY_NAME, body_of
+from dispatcher.api.page_routes import PageRoutes
 from dispatcher.api.relay_route import RelayRoute
 from dispatcher.api.select_route import SelectRoute, query_of
-from dispatcher.api.status_page import CONTENT_SECURITY_POLICY, status_page
 from dispatcher.errors import NotFound
 from dispatcher.vocabulary.relay import ENDPOINTS
 from dispatcher.wire import views
@@ -72,7 +72,7 @@ class Routes:
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
             *self._gateway(),
-            Route("/", self.page),
+            *PageRoutes(self._doors).table(),
         ]
 
     def _gateway(self) -> list[Route]:
@@ -176,11 +176,6 @@ class Routes:
 
     async def openapi(self, request: Request) -> Response:
         return _raw(self._openapi[self._relays()])
-
-    async def page(self, request: Request) -> Response:
-        body = status_page(self._doors.fleet(), self._doors.snapshot(), self._doors.clock.now_seconds())
-        headers = {"content-security-policy": CONTENT_SECURITY_POLICY, "referrer-policy": "no-referrer"}
-        return Response(body, media_type="text/html", headers=headers)
 
 
 class _While:

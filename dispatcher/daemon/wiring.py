@@ -10,6 +10,7 @@ from random import random
 from dispatcher import VERSION
 from dispatcher.api.doors import Doors
 from dispatcher.api.events import Feed
+from dispatcher.api.recent import Recent
 from dispatcher.clock import SystemClock
 from dispatcher.control.tally import Tally
 from dispatcher.daemon.eyes import Eyes
@@ -134,7 +135,8 @@ class Rooms:
             clock=self.clock,
         )
         self.feed = Feed(self.limits)
-        self.stream.listeners = (self.standing.on_event, self.feed.publish)
+        self.recent = Recent()
+        self.stream.listeners = (self.standing.on_event, self.feed.publish, self.recent.on_event)
         self.slow_jobs = SlowJobs(
             fleet=self.fleet,
             snapshot=self.snapshot,
@@ -234,6 +236,7 @@ class Rooms:
             clock=self.clock,
             draining=lambda: tenancy.draining,
             feed=self.feed,
+            recent=self.recent,
             erred=self.stream.erred,
             relay=self.gateway.relay,
             lines=self.gateway.lines,

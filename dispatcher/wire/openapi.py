@@ -13,7 +13,7 @@ import msgspec
 
 from dispatcher.vocabulary.relay import Endpoint, Surface
 from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
-from dispatcher.wire.operations import EVENTS, GATEWAY, JSON, LINES, OWN, Operation, statuses_of_problems
+from dispatcher.wire.operations import EVENTS, GATEWAY, HTML, JSON, LINES, OWN, PAGES, Operation, statuses_of_problems
 from dispatcher.wire.problem import MEDIA_TYPE, PROBLEMS, Problem
 from dispatcher.wire.surface_shapes import OllamaFailure, OpenaiFailure
 
@@ -82,6 +82,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
             responses[status] = {"$ref": f"#/components/responses/{_name(status, operation.surface)}"}
         else:
             responses[status]["content"].setdefault(MEDIA_TYPE, {"schema": _schema(Problem)})
+    if operation.path in PAGES:
+        responses[401] = _problem(401, None)
+        responses[401]["content"][HTML] = {"schema": {"type": "string"}}
+    if operation.keepable:
+        responses[200]["headers"]["Cache-Control"] = {"schema": {"type": "string"}}
     told["responses"] = {str(status): responses[status] for status in sorted(responses)}
     if operation.relays is not None:
         _relays(told["responses"], operation.relays)

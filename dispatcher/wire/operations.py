@@ -37,6 +37,9 @@ from dispatcher.wire.view_shapes import (
 JSON = "application/json"
 EXPOSITION = "text/plain"
 HTML = "text/html"
+CSS = "text/css"
+SCRIPT = "text/javascript"
+PICTURE = "image/svg+xml"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 Answers = dict[int, tuple[str | None, tuple[type, ...]]]  # no type: no body, or one that is no JSON of ours
@@ -62,6 +65,7 @@ class Operation:
     open: bool = False  # without a key
     acts: bool = False  # although it is a GET: not for another site's page
     role: Role = "infer"  # that a key needs, where keys are configured
+    keepable: bool = False  # a browser may keep the answer
     surface: Surface | None = None  # whose errors it has; None: problems
     relays: Endpoint | None = None  # a model server answers it
 
@@ -201,7 +205,59 @@ OWN: tuple[Operation, ...] = (
     ),
     Operation(method="GET", path="/metrics", summary="The exposition.", answers={200: (EXPOSITION, ())}),
     Operation(method="GET", path="/openapi.json", summary="This document.", answers={200: (JSON, (dict,))}),
-    Operation(method="GET", path="/", summary="A page for people.", answers={200: (HTML, ())}),
+    Operation(
+        method="GET",
+        path="/",
+        summary="The status page, for people. Where a key is needed, a browser's 401 is a page that asks for it.",
+        answers={200: (HTML, ())},
+    ),
+    Operation(
+        method="GET",
+        path="/page/decisions/{id}",
+        summary="One decision, for people.",
+        answers={200: (HTML, ())},
+        problems=(507,),
+    ),
+    Operation(
+        method="GET", path="/page/fragments/status", summary="What the page shows by now.", answers={200: (HTML, ())}
+    ),
+    Operation(
+        method="GET",
+        path="/page/fragments/decisions/{id}",
+        summary="One decision, as part of a page.",
+        answers={200: (HTML, ())},
+        problems=(507,),
+    ),
+    Operation(
+        method="POST",
+        path="/page/fragments/choice",
+        summary="What would be chosen, as part of a page; no lease, no side effect, nothing kept.",
+        answers={200: (HTML, ())},
+        body=SelectBody,
+    ),
+    *(
+        Operation(
+            method="GET",
+            path=path,
+            summary="A file of the page; with its version in the query it may be kept.",
+            answers={200: (media_type, ())},
+            open=True,
+            keepable=True,
+        )
+        for path, media_type in (
+            ("/page/status.css", CSS),
+            ("/page/status.js", SCRIPT),
+            ("/page/icon.svg", PICTURE),
+        )
+    ),
+    Operation(
+        method="GET",
+        path="/runbook",
+        summary="What each alert means, how to see it, what to do.",
+        answers={200: (HTML, ())},
+        problems=(404,),
+        open=True,
+    ),
 )
 
 
@@ -276,4 +332,5 @@ GATEWAY: tuple[Operation, ...] = (
         surface="ollama",
     ),
 )
+PAGES = frozenset({"/", "/page/decisions/{id}"})  # whose 401 is a page where HTML is asked for
 OPERATIONS: tuple[Operation, ...] = (*OWN, *GATEWAY)

@@ -227,8 +227,10 @@ _DEPTH_OF = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def _asked(told: SelectBody) -> tuple[Asked, bool]:
+    text, last_at = _text(told)
     asked = Asked(
-        text=_text(told),
+        text=text,
+        last_at=last_at,
         task=told.task,
         complexity=None if told.complexity is None else _COMPLEXITY[told.complexity],
         prefer=told.prefer or "balanced",
@@ -247,19 +249,22 @@ def _asked(told: SelectBody) -> tuple[Asked, bool]:
     return asked, told.soft is True
 
 
-def _text(told: SelectBody) -> str:
-    """The messages' text, then the prompt, one under the other."""
+def _text(told: SelectBody) -> tuple[str, int]:
+    """The messages' text, then the prompt, one under the other; and where the last of the user's begins."""
     if told.messages is None:
-        return told.prompt or ""
+        return told.prompt or "", 0
     texts: list[str] = []
+    before = 0  # texts before the user's last message
     for message in told.messages:
+        before = len(texts) if message.role == "user" else before
         if isinstance(message.content, str):
             texts.append(message.content)
         elif message.content is not None:
             texts.extend(part.text for part in message.content if part.text)
     if told.prompt:
+        before = len(texts)
         texts.append(told.prompt)
-    return "\n".join(texts)
+    return "\n".join(texts), sum(map(len, texts[:before])) + before
 
 
 S = TypeVar("S", bound=Struct)

@@ -53,6 +53,7 @@ class _Turn(msgspec.Struct):
     """A message; `images` is the native surface's way of having some."""
 
     content: str | list[_Part] | None = None
+    role: msgspec.Raw = msgspec.Raw(b"")
     images: list[msgspec.Raw] | None = None
     tool_calls: msgspec.Raw = msgspec.Raw(b"")
 
@@ -164,7 +165,7 @@ def told(endpoint: Endpoint, body: bytes, wished: Wishes) -> Told:
         raise AskInvalid(f"the body is not JSON: {problem}; {ESCAPE}") from None
     for name in fields:
         _refuse_misleading(name)
-    text, images, more_characters = _words(endpoint, fields)
+    text, last_at, images, more_characters = _words(endpoint, fields)
     options = _read(fields.get("options"), _options) or _Options()
     native = endpoint.surface == "ollama"
     limit = options.num_predict if native else _number(fields, "max_completion_tokens") or _number(fields, "max_tokens")
@@ -172,6 +173,7 @@ def told(endpoint: Endpoint, body: bytes, wished: Wishes) -> Told:
     asked = replace(
         wished.asked,
         text=text,
+        last_at=last_at,
         model=_model(fields),
         requires=_needs(endpoint, fields, images),
         max_output_tokens=_at_most(endpoint, limit),
@@ -273,27 +275,31 @@ def _streams(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> bool:
     return said
 
 
-def _words(endpoint: Endpoint, fields: _Fields) -> tuple[str, bool, int]:
-    """All the text a model will read, whether there are images with it, and how many characters it reads besides that
-    are no words of the caller's: tools, their calls, the tokens of an earlier answer."""
+def _words(endpoint: Endpoint, fields: _Fields) -> tuple[str, int, bool, int]:
+    """All the text a model will read, where in it the last of the user begins, whether there are images with it, and how
+    many characters it reads besides that are no words of the caller's: tools, their calls, the tokens of an earlier
+    answer."""
     if endpoint.kind == "embed":
-        return _joined(fields.get("input", fields.get("prompt"))), False, 0
+        return _joined(fields.get("input", fields.get("prompt"))), 0, False, 0
     images = not _absent(fields.get("images")) and bool(_read(fields.get("images"), _anything))
     more = len(fields["tools"]) if _has_some(fields.get("tools")) else 0
     if "messages" not in fields:
-        parts = (_joined(fields.get(name)) for name in ("system", "prompt", "suffix"))
+        system, *parts = (_joined(fields.get(name)) for name in ("system", "prompt", "suffix"))
         more += len(_joined(fields.get("context")))
-        return "\n".join(part for part in parts if part), images, more
+        last_at = len(system) + 1 if system and any(parts) else 0
+        return "\n".join(part for part in (system, *parts) if part), last_at, images, more
     texts: list[str] = []
+    before = 0  # texts before the user's last message
     for turn in _read(fields["messages"], _turns) or ():
         images = images or bool(turn.images)
         more += len(turn.tool_calls) if _has_some(turn.tool_calls) else 0
+        before = len(texts) if bytes(turn.role) == b'"user"' else before
         if isinstance(turn.content, str):
             texts.append(turn.content)
         elif turn.content is not None:
             texts += [part.text for part in turn.content if part.text]
             images = images or any(part.type in ("image_url", "input_image") for part in turn.content)
-    return "\n".join(texts), images, more
+    return "\n".join(texts), sum(map(len, texts[:before])) + before, images, more
 
 
 def _has_some(raw: msgspec.Raw | None) -> bool:

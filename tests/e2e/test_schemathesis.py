@@ -103,7 +103,9 @@ def real(daemon: RunningDaemon) -> Iterator[dict[str, str]]:
     answer = eventually(given, deadline_seconds=30, what=daemon.log)
     yield {
         "/leases/{id}": answer["lease"]["id"],
-        "/decisions/{id}": answer["decision_id"],
+        **dict.fromkeys(
+            (path for path in openapi()["paths"] if path.endswith("decisions/{id}")), answer["decision_id"]
+        ),
         "/outcomes": answer["decision_id"],
         "/v1/models/{id}": "phi3:mini",
         **dict.fromkeys((path for path in openapi()["paths"] if "{model}" in path), "phi3:mini"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import attendance
 from tests.house.tree import ROOT
 
 PLAIN = "def test_plain(): pass\n"
@@ -88,7 +89,7 @@ def test_without_ci_a_run_without_parts_passes_and_says_so(suite):
     status, said = suite.run(PLAIN)
 
     assert 0 == status, said
-    assert 4 == said.count("did not take part: no test that ran asked for it")
+    assert len(attendance.PARTS) == said.count("did not take part: no test that ran asked for it")
 
 
 @pytest.mark.needs_docker
