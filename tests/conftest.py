@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -81,6 +81,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     # Outside of everything else: the wait for a turn is not the test's time.
     with side_by_side.turn(item):
         return (yield)
+
+
+@pytest.fixture(scope="session")
+def live_stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node_exporter: str
+) -> Iterator[Any]:
+    """A tests.e2e.stack.Stack, one per process. Whoever breaks something in it builds one of his own there."""
+    from tests.e2e.stack import live_stack_parts  # only where it is used: few tests do
+
+    yield from live_stack_parts(request, tmp_path_factory.mktemp("stack"), node_exporter)
 
 
 @pytest.fixture(autouse=True)
