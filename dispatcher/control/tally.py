@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dispatcher.control.beliefs import Beliefs
 from dispatcher.control.facts import reconfigured, shaped
 from dispatcher.control.footprints import peak_after, peak_after_kill
 from dispatcher.control.records import OF_TIME, TELLING, Records
@@ -75,6 +76,7 @@ class Tally:
         self._places: dict[Place, PlaceSpeeds] = {}
         self._outcomes: dict[tuple[str, str], _Outcomes] = {}
         self._records = Records()
+        self._beliefs = Beliefs()
         self._use: dict[str, _Use] = {model: _Use() for model in facts}
         self._profiles = Profiles(facts=dict(facts))
         self._built_at_seconds: float | None = None
@@ -84,6 +86,7 @@ class Tally:
         self._dirty_places: set[Place] = set()
         self._dirty_success: set[tuple[str, str]] = set()
         self._dirty_gaps: set[str] = set()
+        self._dirty_beliefs = False
         self._dirty_wanted = False
 
     def begin_anew(self) -> None:
@@ -172,7 +175,8 @@ class Tally:
             self._dirty_places |= self._settled
             self._settled.clear()
             self._settled_at_seconds = now_seconds
-        if stale or self._dirty_wanted or self._dirty_places or self._dirty_success or self._dirty_gaps:
+        news = self._dirty_places or self._dirty_success or self._dirty_gaps or self._dirty_beliefs
+        if stale or self._dirty_wanted or news:
             self._rebuild(now_seconds, speed=stale)
         return self._profiles
 
@@ -194,6 +198,7 @@ class Tally:
             before,
             rates=rates,
             success=success,
+            beliefs=self._beliefs.known if self._dirty_beliefs else before.beliefs,
             idle_gaps_seconds=gaps,
             wanted_per_second={model: _wanted(use, now_seconds) for model, use in self._use.items()},
             host_speed=self._fit(now_seconds) if speed or self._speed_due(now_seconds) else before.host_speed,
@@ -203,6 +208,7 @@ class Tally:
         self._dirty_places.clear()
         self._dirty_success.clear()
         self._dirty_gaps.clear()
+        self._dirty_beliefs = False
         self._dirty_wanted = False
 
     # ── one event each ──
@@ -251,6 +257,7 @@ class Tally:
         if event.relayed and event.status != "ok":
             return  # each of its attempts was told as Failed, where it says something of the model
         self._records.add(event)
+        self._dirty_beliefs |= self._beliefs.add(event)
         if event.status in TELLING:
             self._ended(event.model, event.task, event.status == "ok", event.at_seconds)
         place = event.place

@@ -56,6 +56,7 @@ class Operations:
             prompt_tokens=report.prompt_tokens,
             output_tokens=report.output_tokens,
             quality=report.quality,
+            judged_by=None if report.quality is None else "caller",
             predicted_seconds=head.predicted_seconds,
         )
         try:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 
 from dispatcher.policy import filters
-from dispatcher.policy.explain import best_effort, confidence, kept_ready, reasons, sentence
+from dispatcher.policy.choose import Scored, ranking
+from dispatcher.policy.explain import best_effort, confidence, reasons, sentence
 from dispatcher.policy.filters import Option, option_for
 from dispatcher.policy.memory import memory_short
 from dispatcher.policy.predict import predict
 from dispatcher.policy.scorers import scores, total, weights
 from dispatcher.policy.sight import Sight, see
-from dispatcher.vocabulary.decision import MAX_CANDIDATES, Candidate, Decision, Prediction, Rejection, Scores, Verdict
-from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.decision import MAX_CANDIDATES, Candidate, Decision, Rejection, Verdict
 from dispatcher.vocabulary.request import Request
 from dispatcher.vocabulary.settings import PolicySettings, Settings
 from dispatcher.vocabulary.signal import Freshness
@@ -44,22 +43,11 @@ DEFAULT_RETRY_SECONDS = 10
 _UNFIT = frozenset({"not_allowed", "lacks_capability", "context_too_long"})  # by what it is, not by how things stand
 
 
-@dataclass(slots=True)
-class _Scored:
-    """A survivor with its score, while the best is sought."""
-
-    option: Option
-    prediction: Prediction
-    scores: Scores
-    score: float
-    order: int  # position in the chain
-
-
 def decide(request: Request, world: World, settings: Settings, now_seconds: float) -> Decision:
     """The whole decision: every candidate (at most 32 whole), every rejection, every score, one sentence."""
     sight = see(request, world, settings, now_seconds)
     survivors, refused = _weigh(sight)
-    ranked = _ranked(survivors, sight)
+    ranked, preferred = ranking(survivors, sight)
     chosen = ranked[0] if ranked else None
     kept = [_candidate(one, "chosen" if one is chosen else "fallback") for one in ranked[:MAX_CANDIDATES]]
     room = MAX_CANDIDATES - len(kept)
@@ -69,7 +57,7 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
         left_out["fallback"] = len(ranked) - MAX_CANDIDATES  # type: ignore[index]
     wait_for = _worth_waiting_for(refused) if chosen is None else None
     snapshot = world.snapshot
-    told = (*reasons(sight), *kept_ready([(one.option.facts.name, one.score) for one in ranked]))
+    told = (*reasons(sight), *preferred)
     if chosen is not None:
         told += best_effort(chosen.option.view, chosen.option.must_start, request.start)
     return Decision(
@@ -93,8 +81,8 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
     )
 
 
-def _weigh(sight: Sight) -> tuple[list[_Scored], list[tuple[Option, Rejection]]]:
-    survivors: list[_Scored] = []
+def _weigh(sight: Sight) -> tuple[list[Scored], list[tuple[Option, Rejection]]]:
+    survivors: list[Scored] = []
     refused: list[tuple[Option, Rejection]] = []
     weighed = weights(sight.request, sight.settings.policy)
     for view in sight.world.fleet.places:
@@ -115,44 +103,13 @@ def _weigh(sight: Sight) -> tuple[list[_Scored], list[tuple[Option, Rejection]]]
         assert option.prediction is not None
         given = scores(option, option.prediction, sight)
         order = sight.models[option.facts.name][0]
-        survivors.append(_Scored(option, option.prediction, given, total(given, weighed), order))
+        survivors.append(Scored(option, option.prediction, given, total(given, weighed), order))
     if len(refused) > MAX_CANDIDATES:  # of more than are stored, those first that the request could mean at all
         refused.sort(key=lambda pair: pair[1].rule == "not_allowed")
     return survivors, refused
 
 
-def _ranked(survivors: list[_Scored], sight: Sight) -> list[_Scored]:
-    """The choice first, then the fallbacks in order of health and performance.
-
-    A place already ready keeps its advantage unless beaten by the margin; ties by chain order, then by a stable hash
-    of the request id, so that equal places share the work.
-    """
-    if not survivors:
-        return []
-    identity = sight.request.id
-    best = _best(survivors, identity)
-    ready = [one for one in survivors if not one.option.must_start and one.option.view.state is PlaceState.READY]
-    if ready and best not in ready:
-        held = _best(ready, identity)
-        margin = sight.settings.policy.margin_ratio + best.prediction.load_seconds / 600
-        if best.score <= held.score + margin:
-            best = held
-    rest = [one for one in survivors if one is not best]
-    rest.sort(key=lambda one: (-one.scores.health, -one.scores.performance, one.order))
-    return [best, *rest]
-
-
-def _best(survivors: list[_Scored], identity: str) -> _Scored:
-    top = max((one.score, -one.order) for one in survivors)
-    equals = [one for one in survivors if (one.score, -one.order) == top]
-    return equals[0] if len(equals) == 1 else max(equals, key=lambda one: _tie(identity, one))
-
-
-def _tie(identity: str, one: _Scored) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{identity}{one.option.view.place}".encode(), digest_size=4).digest())
-
-
-def _candidate(one: _Scored, verdict: Verdict) -> Candidate:
+def _candidate(one: Scored, verdict: Verdict) -> Candidate:
     option = one.option
     return Candidate(
         place=option.view.place,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Prediction, Scores
-from dispatcher.vocabulary.profile import ModelFacts, Success
+from dispatcher.vocabulary.profile import NO_BELIEF, ModelFacts, Success
 from dispatcher.vocabulary.request import Request
 from dispatcher.vocabulary.settings import PolicySettings
 
@@ -28,14 +29,29 @@ UNDECLARED_CAPABILITY = 0.5  # a capability a model does not declare counts as n
 
 
 def capability(facts: ModelFacts, task: str) -> float:
+    """As declared: the prior."""
     needs = TASK_NEEDS[task]
     return sum(share * facts.capabilities.get(name, UNDECLARED_CAPABILITY) for name, share in needs.items())
 
 
 def performance(prediction: Prediction, success: Success, policy: PolicySettings) -> float:
-    """success × 1 / (1 + predicted seconds / 5); success without samples counts 0.95 (numbers.md)."""
-    rate = (success.ok + 5 * policy.prior_success_ratio) / (success.n + 5)  # the one blend: n / (n + 5)
-    return rate / (1 + prediction.total_seconds / policy.responsive_seconds)
+    """success × 1 / (1 + predicted seconds / 5)."""
+    return _expected_success(success, policy) / (1 + prediction.total_seconds / policy.responsive_seconds)
+
+
+def success_ratio(option: Option, sight: Sight) -> float:
+    """Expected of it at this task."""
+    return _expected_success(_success(option, sight), sight.settings.policy)
+
+
+def _expected_success(success: Success, policy: PolicySettings) -> float:
+    """Without samples 0.95; the one blend: n / (n + 5)."""
+    return (success.ok + 5 * policy.prior_success_ratio) / (success.n + 5)
+
+
+def _success(option: Option, sight: Sight) -> Success:
+    known = sight.world.profiles.success
+    return known.get((option.facts.name, sight.request.task), _NO_SUCCESS) if known else _NO_SUCCESS
 
 
 def health(option: Option, success: Success, policy: PolicySettings) -> float:
@@ -47,17 +63,24 @@ def health(option: Option, success: Success, policy: PolicySettings) -> float:
 
 
 def scores(option: Option, prediction: Prediction, sight: Sight) -> Scores:
-    policy = sight.settings.policy
-    known = sight.world.profiles.success
-    success = known.get((option.facts.name, sight.request.task), _NO_SUCCESS) if known else _NO_SUCCESS
-    able = sight.memo.get(option.facts.name)
-    if not isinstance(able, float):
-        able = sight.memo[option.facts.name] = capability(option.facts, sight.request.task)
+    policy, success = sight.settings.policy, _success(option, sight)
     return Scores(
-        capability=able,
+        capability=believed(option.facts, sight)[0],
         performance=performance(prediction, success, policy),
         health=health(option, success, policy),
     )
+
+
+def believed(facts: ModelFacts, sight: Sight) -> tuple[float, float]:
+    """Lower and upper bound of its capability for this task: the declared one and what was reported. The lower one is
+    what a choice may count on: who is known little is not preferred for what it might be."""
+    known = sight.memo.get(facts.name)
+    if not isinstance(known, tuple):
+        beliefs, task = sight.world.profiles.beliefs, sight.request.task
+        belief = beliefs.get((facts.name, task), NO_BELIEF) if beliefs else NO_BELIEF
+        prior_samples = sight.settings.policy.capability_prior_samples
+        known = sight.memo[facts.name] = belief.bounds(capability(facts, task), prior_samples)
+    return cast("tuple[float, float]", known)
 
 
 _NO_SUCCESS = Success()

@@ -96,6 +96,7 @@ class Completed:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     quality: float | None = None  # 0..10
+    judged_by: Literal["caller", "answer"] | None = None  # whose word the quality is: answer: what it showed of itself
     predicted_seconds: float | None = None
     timings: Timings | None = None
     first_token_seconds: float | None = None  # from sending to the first content, as the gateway saw it

@@ -66,6 +66,40 @@ class Success:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """What was seen of one model at one task: sums of answers, the older less (0.999 per answer since).
+
+    good, poor: a quality of 8 is 0.8 of a good answer and 0.2 of a poor one. plain: answers that nobody judged and that
+    showed no fault of themselves: they speak for what was believed before, and for nothing else.
+    """
+
+    good: float = 0.0
+    poor: float = 0.0
+    plain: float = 0.0
+
+    @property
+    def n(self) -> float:
+        return self.good + self.poor + self.plain
+
+    @property
+    def judged(self) -> float:
+        return self.good + self.poor
+
+    def bounds(self, prior: float, prior_samples: float) -> tuple[float, float]:
+        """Of the posterior: a Beta from `prior_samples` answers of the prior's quality and these; its mean less and
+        plus one standard deviation, 0..1."""
+        weight = prior_samples + self.n
+        if weight <= 0:
+            return prior, prior
+        mean = (prior * (prior_samples + self.plain) + self.good) / weight
+        deviation: float = (max(0.0, mean * (1 - mean)) / (weight + 1)) ** 0.5
+        return max(0.0, mean - deviation), min(1.0, mean + deviation)
+
+
+NO_BELIEF = Belief()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """How a model has done at one task for one agent, over its last requests. None: not measured.
 
@@ -113,6 +147,7 @@ class Profiles:
     facts: Mapping[str, ModelFacts] = field(default_factory=dict)  # of the chain, in its order
     rates: Mapping[Place, Rates] = field(default_factory=dict)
     success: Mapping[tuple[str, str], Success] = field(default_factory=dict)
+    beliefs: Mapping[tuple[str, str], Belief] = field(default_factory=dict)  # (model, task) → how good its answers are
     peaks: Mapping[tuple[str, int, int], Measured] = field(default_factory=dict)  # (model, num_ctx, parallel) → bytes
     wanted_per_second: Mapping[str, float] = field(default_factory=dict)  # model → decayed request rate
     idle_gaps_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # model → last 200 idle gaps

@@ -257,6 +257,14 @@ class PolicySettings:
     """Quality counts where it is needed."""
     prefer_shift_ratio: float = 0.2
     """What `prefer` moves between capability and performance."""
+    quality_target: float | None = None
+    """0..1. With it the weights above do not count: of the models whose capability for the task is believed to reach this,
+    the one that answers soonest; where none is, the most capable. None: the weights decide."""
+    capability_prior_samples: float = 20.0
+    """Declared capabilities count like so many judged answers; what callers report outweighs them in time."""
+    explore_ratio: float = 0.02
+    """Share of requests that go to a ready model that is known too little, where callers judge answers. Never of high
+    priority; 0: none."""
     fresh_scrapes: float = 3.0
     """Fresh up to so many scrape intervals."""
     blind_after_seconds: float = 300.0
