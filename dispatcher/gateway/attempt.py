@@ -18,6 +18,8 @@ from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.relay import Cause, Endpoint, Headers
 from dispatcher.wire import relayed
 from dispatcher.wire.ollama import error_text
+from dispatcher.wire.quality import Expected, Heard
+from dispatcher.wire.relayed_shapes import heard
 
 log = logging.getLogger("dispatcher.gateway")
 
@@ -64,6 +66,7 @@ class Ended:
     timings: Timings = relayed.NO_TIMINGS
     first_token_seconds: float | None = None
     longest_pause_seconds: float = 0.0
+    quality: float | None = None  # 0..10, as the answer itself shows; None: not judged
     seconds: float = 0.0
     kept: list[bytes] = field(default_factory=list)
 
@@ -78,7 +81,7 @@ class Ended:
 
 
 class Attempt:
-    """nothing_asked: there is nothing in the request for the model to read."""
+    """nothing_asked: there is nothing in the request for the model to read. expected: of an answer that is judged."""
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class Attempt:
         limits: Limits,
         *,
         nothing_asked: bool = False,
+        expected: Expected | None = None,
     ) -> None:
         self._upstreams = upstreams
         self._clock = clock
@@ -96,6 +100,7 @@ class Attempt:
         self._endpoint = endpoint
         self._limits = limits
         self._nothing_asked = nothing_asked
+        self._expected = expected
         self._sent_bytes = 0
         self._writing = False  # waits for its reader
         self.ended = Ended(began_seconds=clock.now_seconds())
@@ -166,6 +171,8 @@ class Attempt:
             return
         ended.body = body
         ended.timings = relayed.timings(self._endpoint.surface, body)
+        if self._expected is not None:
+            self._judged(heard(self._endpoint.surface, body), self._expected)
 
     async def _stream(self, response: ClientResponse, headers: Headers, keep_bytes: int) -> None:
         watch = relayed.Watch(self._endpoint.surface, nothing_asked=self._nothing_asked)
@@ -248,11 +255,20 @@ class Attempt:
         ended.timings = watch.timings()
         if watch.failed is None:
             ended.body = b"".join(ended.kept) if ended.kept else None
+            if self._expected is not None:
+                self._judged(watch.heard, self._expected)
             return
         ended.cause = watch.failed
         ended.words, ended.said = _FAILURES.get(watch.failed, watch.failed), watch.words
         if ended.said:
             ended.words = "its stream told of a failure"
+
+    def _judged(self, said: Heard, expected: Expected) -> None:
+        """An answer is not lost because judging it failed."""
+        try:
+            self.ended.quality = said.quality(expected)
+        except Exception:
+            log.exception('attempt=judged path=%s consequence="its quality stays unknown"', self._endpoint.path)
 
 
 def _whole_lines(held: list[bytes], unended_bytes: int) -> tuple[bytes, list[bytes]]:

@@ -166,6 +166,7 @@ class Errand:
         timings = None if ended is None or status != "ok" else ended.timings
         durations = timings is not None and timings.total_seconds is not None
         prediction = None if given is None else given.prediction
+        quality = None if ended is None or status != "ok" or given is None else ended.quality
         return Completed(
             at_seconds=now_seconds,
             decision_id="" if self.decision is None else self.decision.id,
@@ -184,6 +185,8 @@ class Errand:
             first_token_seconds=None if ended is None else ended.first_token_seconds,
             queue_seconds=self.queue_seconds,
             relayed=True,
+            quality=quality,
+            judged_by=None if quality is None else "answer",
         )
 
 

@@ -23,6 +23,7 @@ from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.relay import Cause
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire import surface
+from dispatcher.wire.quality import expected
 
 log = logging.getLogger("dispatcher.gateway")
 DRAINS_SECONDS = 30.0  # a slot whose prompt was cancelled, at most
@@ -63,6 +64,7 @@ class Trying:
             errand.arrived.endpoint,
             limits,
             nothing_asked=not errand.told.asked.text,
+            expected=expected(errand.told),
         )
         if errand.given is given:  # else it is beside another, whose end counts until this one has won
             errand.ended = attempt.ended

@@ -7,7 +7,7 @@ its HTTP framing says; "rule n" cites tests/fixtures/ollama/README.md.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -15,6 +15,20 @@ from dispatcher.errors import EngineAnswerUnreadable
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.relay import Cause, Endpoint, Surface
 from dispatcher.wire import ollama
+from dispatcher.wire.quality import Heard
+from dispatcher.wire.relayed_shapes import (
+    EVENT,
+    LINE,
+    NO_USAGE,
+    USAGE,
+    VECTORS,
+    Choice,
+    Line,
+    Said,
+    hear_choice,
+    hear_line,
+    parsed,
+)
 
 MAX_LINE_BYTES = 4 * 1024**2  # of a stream; more without an end of line is no stream of ours
 MAX_HELD_BYTES = 256 * 1024  # of lines that say nothing, before the first content; more is no stream of ours
@@ -24,69 +38,10 @@ NEVER_THE_CALLERS |= {431, 451, 499}
 NO_TIMINGS = Timings()
 _MOST_TOKENS = 2**31  # of one answer; more, or less than none, is no count
 _MOST_SECONDS = 1e6  # of one answer, likewise
-_NO_USAGE = msgspec.Raw(b"null")
 _FIELDS = frozenset((b"", b"data", b"event", b"id", b"retry"))  # of a stream of events; "": a comment
 
 
-class _Said(msgspec.Struct):
-    """A message, or the delta of one."""
-
-    content: Any = None
-    thinking: Any = None
-    reasoning: Any = None
-    reasoning_content: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-
-
-class _Line(msgspec.Struct):
-    """One line of a native stream, or the whole of a native answer."""
-
-    done: bool | msgspec.UnsetType = msgspec.UNSET
-    done_reason: Any = None
-    error: Any = None
-    response: Any = None
-    thinking: Any = None
-    message: _Said | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Said | None = None
-    message: _Said | None = None
-    text: Any = None
-    finish_reason: Any = None
-    error: Any = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-
-
-class _Event(msgspec.Struct):
-    """One event of an OpenAI stream, or the whole of such an answer."""
-
-    error: Any = None
-    model: Any = None
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = _NO_USAGE  # read for the timings only: an odd one does not make an answer a bad one
-
-
-class _Vectors(msgspec.Struct):
-    """The three forms of embeddings; the numbers stay unread."""
-
-    error: Any = None
-    embedding: list[msgspec.Raw] | None = None
-    embeddings: list[msgspec.Raw] | None = None
-    data: list[msgspec.Raw] | None = None
-
-
-_line = msgspec.json.Decoder(_Line)
-_event = msgspec.json.Decoder(_Event)
-_vectors = msgspec.json.Decoder(_Vectors)
-_usage = msgspec.json.Decoder(_Usage)
 _Number = TypeVar("_Number", bound=float)
-_Shape = TypeVar("_Shape", _Line, _Event, _Vectors, _Usage)
 
 
 def refusal(status: int, body: bytes) -> Cause:
@@ -122,7 +77,7 @@ def whole(endpoint: Endpoint, body: bytes, *, nothing_asked: bool = False) -> Ca
 
 
 def _native(body: bytes, *, nothing_asked: bool) -> Cause | None:
-    line = _parsed(_line, body)
+    line = parsed(LINE, body)
     if line is None:
         return "malformed"
     if line.error is not None or line.done_reason == "error":
@@ -133,7 +88,7 @@ def _native(body: bytes, *, nothing_asked: bool) -> Cause | None:
 
 
 def _choices(body: bytes, *, nothing_asked: bool) -> Cause | None:
-    event = _parsed(_event, body)
+    event = parsed(EVENT, body)
     if event is None:
         return "malformed"
     choices = event.choices or []
@@ -148,7 +103,7 @@ def _choices(body: bytes, *, nothing_asked: bool) -> Cause | None:
 
 
 def _embedded(body: bytes, *, nothing_asked: bool) -> Cause | None:
-    read = _parsed(_vectors, body)
+    read = parsed(VECTORS, body)
     if read is None:
         return "malformed"
     if read.error is not None:
@@ -165,8 +120,8 @@ def timings(surface: Surface, last: bytes) -> Timings:
             return _believed(ollama.timings(last))
         except (EngineAnswerUnreadable, OverflowError, RecursionError):
             return NO_TIMINGS
-    event = _parsed(_event, last)
-    usage = None if event is None else _parsed(_usage, event.usage)
+    event = parsed(EVENT, last)
+    usage = None if event is None else parsed(USAGE, event.usage)
     if usage is None:
         return NO_TIMINGS
     return _believed(Timings(prompt_tokens=_int(usage.prompt_tokens), output_tokens=_int(usage.completion_tokens)))
@@ -198,7 +153,7 @@ class Watch:
     failed: it said itself that it failed, or is none. words: its own, of the former. pieces: how many came.
     good_bytes: of whole lines before a failure. data_lines: of its lines, those with data: comments and blank lines
     keep a connection alive, and tell nothing of the answer. What comes after an end or a failure is not read.
-    nothing_asked: as of whole().
+    nothing_asked: as of whole(). heard: what of it is judged.
     """
 
     def __init__(self, surface: Surface, *, nothing_asked: bool = False) -> None:
@@ -208,6 +163,7 @@ class Watch:
         self._held_bytes = 0
         self._last = b""  # the line that may tell the timings
         self._has_text = nothing_asked  # a field for a text was seen, or none was to be expected
+        self.heard = Heard()
         self.begun = False
         self.ended = False
         self.failed: Cause | None = None
@@ -273,7 +229,7 @@ class Watch:
 
     def _read_line(self, line: bytes) -> None:
         self.data_lines += 1
-        read = _parsed(_line, line)
+        read = parsed(LINE, line)
         if read is None:
             self.failed = "malformed"
             return
@@ -281,6 +237,7 @@ class Watch:
             self._failed(line)
             return
         self._has_text = self._has_text or _has_text(read)
+        hear_line(self.heard, read)
         if read.done:
             self._last = line
             if self._has_text:
@@ -309,7 +266,7 @@ class Watch:
         if data == b"[DONE]":
             self._read_done()
             return
-        read = _parsed(_event, data)
+        read = parsed(EVENT, data)
         if read is None:
             self.failed = "malformed"
             return
@@ -324,11 +281,12 @@ class Watch:
                 self._failed(data)
                 return
             self._has_text = self._has_text or choice.delta is not None or choice.text is not None
+            hear_choice(self.heard, choice)
             if choice.finish_reason is not None:
                 self.begun = self.begun or self._has_text
             elif not self.begun:
                 self.begun = _goes_on(choice)
-        if read.usage is not _NO_USAGE and read.usage != _NO_USAGE:
+        if read.usage is not NO_USAGE and read.usage != NO_USAGE:
             self._last = data
 
     def _failed(self, line: bytes) -> None:
@@ -348,27 +306,20 @@ def _told(line: bytes) -> Cause:
     return "memory" if ollama.is_memory_refusal(500, line) else "server_error"
 
 
-def _has_text(line: _Line) -> bool:
+def _has_text(line: Line) -> bool:
     """A field for it; the text may be empty."""
     return line.response is not None or line.message is not None or line.thinking is not None
 
 
-def _is_failed(choice: _Choice) -> bool:
+def _is_failed(choice: Choice) -> bool:
     return choice.error is not None or choice.finish_reason == "error"
 
 
-def _goes_on(choice: _Choice) -> bool:
+def _goes_on(choice: Choice) -> bool:
     return choice.finish_reason is not None or bool(choice.text) or _says(choice.delta)
 
 
-def _says(said: _Said | None) -> bool:
+def _says(said: Said | None) -> bool:
     return said is not None and bool(
         said.content or said.thinking or said.tool_calls or said.reasoning or said.reasoning_content or said.refusal
     )
-
-
-def _parsed(decoder: msgspec.json.Decoder[_Shape], body: bytes | msgspec.Raw) -> _Shape | None:
-    try:
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None

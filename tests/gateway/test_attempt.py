@@ -10,6 +10,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.gateway.attempt import Attempt, Ended, Limits
 from dispatcher.gateway.upstream import Upstreams
 from dispatcher.vocabulary.relay import ENDPOINTS
+from dispatcher.wire.quality import FAULTLESS, WRONG_FORM, Expected
 from tests.gateway.trials import API, V1, Reader, an_answering
 from tests.misbehaving import Misbehaving, good_pieces, media_type_of
 from tests.misconduct import SEEN_SECONDS
@@ -32,6 +33,7 @@ async def attempted(
     between_seconds: float = 5.0,
     path: str = API,
     stream: bool = True,
+    expected: Expected | None = None,
 ) -> Ended:
     limits = Limits(
         connect_seconds=5.0,
@@ -41,7 +43,8 @@ async def attempted(
         answer_bytes=2**20,
     )
     upstreams = Upstreams()
-    attempt = Attempt(upstreams, SystemClock(), an_answering(reader, path, stream=stream), ENDPOINTS[path], limits)
+    answering = an_answering(reader, path, stream=stream)
+    attempt = Attempt(upstreams, SystemClock(), answering, ENDPOINTS[path], limits, expected=expected)
     try:
         return await attempt.run(server.url, b'{"model": "phi3:mini"}', [], stream=stream, keep_bytes=2**20)
     finally:
@@ -180,3 +183,29 @@ async def test_what_came_is_passed_on_and_kept_byte_for_byte(server):
 def test_how_it_failed_is_told_to_all_without_what_its_server_said():
     ended = Ended(began_seconds=0.0, cause="server_error", words="it said 500", said="the secret prompt")
     assert ("server_error, it said 500", "server_error, it said 500: the secret prompt") == ended.told()
+
+
+@pytest.mark.parametrize(
+    ("expected", "quality"),
+    [
+        pytest.param(Expected(), FAULTLESS, id="any text will do"),
+        pytest.param(Expected(json=True), WRONG_FORM, id="JSON was asked for"),
+        pytest.param(None, None, id="it is not judged"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_an_answer_that_came_whole_says_what_it_showed_of_its_quality(server, stream, expected, quality):
+    whole = b'{"message":{"content":"half of it the rest"},"done":true}'
+    server.script("", {"*": in_pieces(HALF, REST) if stream else of_type("application/json", body=whole)})
+
+    ended = await attempted(server, Reader(), total_seconds=20.0, stream=stream, expected=expected)
+
+    assert (None, quality) == (ended.cause, ended.quality)
+
+
+async def test_an_answer_that_was_cut_is_not_judged(server):
+    server.script("", {"*": in_pieces(HALF)})
+
+    ended = await attempted(server, Reader(), total_seconds=20.0, expected=Expected())
+
+    assert ("truncated", None) == (ended.cause, ended.quality)
