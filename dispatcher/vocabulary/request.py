@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Task = Literal[
@@ -20,6 +20,7 @@ Complexity = Literal["simple", "moderate", "complex", "ambiguous"]
 Prefer = Literal["speed", "balanced", "quality"]
 Priority = Literal["high", "normal", "batch"]
 Feature = Literal["tools", "json", "vision"]
+Need = Literal["accuracy", "speed", "creativity", "json", "tools", "context"]
 
 TASKS: tuple[str, ...] = get_args(Task)
 COMPLEXITIES: tuple[str, ...] = get_args(Complexity)
@@ -33,6 +34,7 @@ class Asked:
     """One request in the caller's words. Dies in classify: nothing here is stored, logged or exported."""
 
     text: str = ""  # the prompt, or the messages joined
+    last_at: int = field(default=0, compare=False)  # where in it the last message of the user begins
     task: Task | None = None
     complexity: Complexity | None = None
     prefer: Prefer = "balanced"
@@ -62,7 +64,8 @@ class Request:
     task: Task = "general"
     complexity: Complexity = "moderate"
     classified_by: Literal["caller", "heuristic"] = "heuristic"
-    evidence: tuple[str, ...] = ()  # which rules fired, in words without the caller's text
+    evidence: tuple[str, ...] = ()  # which rules fired, or which of the model's words: never more of the caller's text
+    needs: frozenset[Need] = frozenset()  # beyond its task; json and tools: `requires` has them only when stated
     prefer: Prefer = "balanced"
     model: str = "auto"
     requires: frozenset[Feature] = frozenset()

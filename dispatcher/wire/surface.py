@@ -276,9 +276,9 @@ def _streams(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> bool:
 
 
 def _words(endpoint: Endpoint, fields: _Fields) -> tuple[str, int, bool, int]:
-    """All the text a model will read, where in it the last of the user begins, whether there are images with it, and how
-    many characters it reads besides that are no words of the caller's: tools, their calls, the tokens of an earlier
-    answer."""
+    """All the text a model will read, where in it the last of the user begins, whether there are images with it, and
+    how many characters it reads besides that are no words of the caller's: tools, their calls, the tokens of an
+    earlier answer."""
     if endpoint.kind == "embed":
         return _joined(fields.get("input", fields.get("prompt"))), 0, False, 0
     images = not _absent(fields.get("images")) and bool(_read(fields.get("images"), _anything))

@@ -3,6 +3,7 @@
     scripts/bench select     CPU per /select, and per no-op of the same stack       aim: ratio <= 3
     scripts/bench decide     one decision for 3 models, and for 2,000 candidates    aims: p99 <= 200 us, <= 20 ms
     scripts/bench faults     p99 of /select while Prometheus, Docker and models hang  aim: ratio <= 1.2
+    scripts/bench classify   one prompt to its task, in microseconds                aims: p50 <= 150 us, p99 <= 1.5 ms
     scripts/bench gateway    CPU per relayed request, and per request of a bare relay   aim: ratio <= 1.5
 
 Machines are shared and noisy: a ratio of medians from alternating rounds says more than one absolute figure.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from tests.bench.classifying import classifying
 from tests.bench.deciding import durations_seconds
 from tests.bench.faulty import faults
 from tests.bench.processes import Server, cpu_seconds_per_request, process, row, warm_up
@@ -40,6 +42,7 @@ def main() -> None:
 
 main.add_command(faults)
 main.add_command(gateway)
+main.add_command(classifying)
 
 
 @main.command()

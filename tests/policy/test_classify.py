@@ -75,7 +75,7 @@ PROMPTS = [
     ("What is the capital of Peru?", "general", "simple"),
     ("Who was Ada Lovelace?", "general", "simple"),
     ("Tell me a story about a fox", "general", "moderate"),
-    ("Prove that there are infinitely many primes", "general", "complex"),
+    ("Prove that there are infinitely many primes", "analysis", "complex"),
     ("continue", "general", "ambiguous"),
     ("fix it", "general", "ambiguous"),
     ("Improve this!", "general", "ambiguous"),
