@@ -153,10 +153,10 @@ rules|ExperimentRolledBack|alert||
 n8n|n8n_version_info|g||
 n8n|n8n_active_workflow_count|g||
 n8n|n8n_nodejs_eventloop_lag_p99_seconds|g||
-n8n|n8n_node_finished_total|c|no workflow has run since n8n started|
-n8n|n8n_workflow_started_total|c|no workflow has run since n8n started|
-n8n|n8n_workflow_success_total|c|no workflow has succeeded since n8n started|
-n8n|n8n_workflow_failed_total|c|no workflow has failed since n8n started|
+n8n|n8n_node_finished_total|c|no workflow has run since n8n started, or N8N_METRICS_INCLUDE_MESSAGE_EVENT_BUS_METRICS is not true there|
+n8n|n8n_workflow_started_total|c|no workflow has run since n8n started, or N8N_METRICS_INCLUDE_MESSAGE_EVENT_BUS_METRICS is not true there|
+n8n|n8n_workflow_success_total|c|no workflow has succeeded since n8n started, or N8N_METRICS_INCLUDE_MESSAGE_EVENT_BUS_METRICS is not true there|
+n8n|n8n_workflow_failed_total|c|no workflow has failed since n8n started, or N8N_METRICS_INCLUDE_MESSAGE_EVENT_BUS_METRICS is not true there|
 n8n|n8n_http_request_duration_seconds|h|n8n counts them only when told to: N8N_METRICS_INCLUDE_API_ENDPOINTS|
 TABLE
 }
@@ -557,6 +557,11 @@ judge() {
             return ""
         }
         function say(status) { verdict[name] = status; print group "\t" name "\t" status "\t" kind "\t" series "\t" query "\t" reason "\t" fix }
+        function misnamed(   jobs) { # the job the dispatcher is scraped by, where no job is called dispatcher
+            if (index("\t" jobs_of["ollama_up"] "\t", "\tdispatcher\t")) return ""
+            split(jobs_of["ollama_up"], jobs, "\t")
+            return jobs[1]
+        }
         function judge_rule(   what) {
             fix = "prometheus.yml: rule_files: [rules/*.yml] with the file it is in, then reload Prometheus."
             what = kind "," name
@@ -570,6 +575,10 @@ judge() {
             } else if (rule_health[what] == "err") {
                 reason = "rule fails: " rule_error[what]
                 fix = "promtool check rules; two jobs that scrape the same thing are a usual cause."
+                say("missing")
+            } else if (kind == "alert" && name == "DispatcherDown" && misnamed() != "") {
+                reason = "it fires though the dispatcher is scraped: it looks for job dispatcher, and the job here is " misnamed()
+                fix = "prometheus.yml: job_name dispatcher."
                 say("missing")
             } else if (kind == "alert" || series) say("ok")
             else if (rule_health[what] == "unknown") {
@@ -662,7 +671,7 @@ judge() {
             advice_job["models"] = advice_job["dispatcher"] = "job_name dispatcher, targets [HOST:9435] (exporter.port)"
             advice_job["n8n"] = "job_name n8n, targets [HOST:5678], and N8N_METRICS=true for n8n"
             advice_start["host"] = "Start node_exporter, or correct its target in prometheus.yml."
-            advice_start["containers"] = "Start cAdvisor (docker-compose up -d cadvisor), or correct its target in prometheus.yml."
+            advice_start["containers"] = "Start cAdvisor (docker compose up -d cadvisor), or correct its target in prometheus.yml; where no model runs in a container, take the job out."
             advice_start["models"] = advice_start["dispatcher"] = "Start the dispatcher (scripts/run); or exporter.host and exporter.port of its configuration are not what prometheus.yml says."
             advice_start["n8n"] = "Start n8n with N8N_METRICS=true, or correct its target in prometheus.yml."
             advice_up["host"] = "Is it node_exporter (Linux, 1.0 or later), and is that collector on?"

@@ -87,7 +87,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def live_stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node_exporter: str
 ) -> Iterator[Any]:
-    """A tests.e2e.stack.Stack, one per process. Whoever breaks something in it builds one of his own there."""
+    """A tests.e2e.stack.Stack, one per process. Who breaks something in it mends it, or builds one of his own there."""
     from tests.e2e.stack import live_stack_parts  # only where it is used: few tests do
 
     yield from live_stack_parts(request, tmp_path_factory.mktemp("stack"), node_exporter)

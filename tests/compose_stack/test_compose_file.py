@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -127,7 +128,9 @@ def test_every_published_port_is_on_loopback(services: dict[str, dict[str, Any]]
 def test_nothing_is_privileged_and_all_but_cadvisor_have_no_capability(services: dict[str, dict[str, Any]]) -> None:
     assert {"cadvisor"} == {name for name, service in services.items() if service.get("cap_drop") != ["ALL"]}
     assert set() == {name for name, one in services.items() if "no-new-privileges:true" not in one["security_opt"]}
-    assert set() == {name for name, one in services.items() if one.get("privileged") or one.get("cap_add")}
+    assert set() == {name for name, one in services.items() if one.get("privileged")}
+    added = {name: one["cap_add"] for name, one in services.items() if one.get("cap_add")}
+    assert {"cadvisor": ["SYSLOG"]} == added, "the kernel's log, for out-of-memory kills"
 
 
 def test_dockers_socket_is_mounted_by_the_proxy_and_cadvisor_only(services: dict[str, dict[str, Any]]) -> None:
@@ -250,6 +253,15 @@ def test_prometheus_finds_every_target_in_a_network_they_share(services: dict[st
     assert {} == {name: services[name]["networks"] for name in others if not own & set(services[name]["networks"])}
 
 
+def test_alertmanager_can_reach_the_receiver_it_comes_with(services: dict[str, dict[str, Any]]) -> None:
+    """127.0.0.1 would be its own container."""
+    read = yaml.safe_load((ROOT / "prometheus" / "alertmanager.yml").read_text())
+    urls = [hook["url"] for receiver in read["receivers"] for hook in receiver.get("webhook_configs", ())]
+
+    assert ["n8n"] == [urlsplit(url).hostname for url in urls]
+    assert set(services["alertmanager"]["networks"]) & set(services["n8n"]["networks"])
+
+
 def test_prometheus_shows_the_key_that_the_dispatcher_asks_for(raw: dict[str, Any]) -> None:
     shown = jobs()["dispatcher"]["authorization"]["credentials_file"]
     mounted = [volume.split(":") for volume in raw["services"]["prometheus"]["volumes"] if shown in volume]
@@ -312,6 +324,41 @@ def test_prepare_makes_every_secret_once_and_never_changes_one(checkout: Path, w
     assert "DISPATCHER_SECRETS=./elsewhere\n" == (checkout / ".env").read_text()
     assert "made" not in said
     assert not any(text in said for text in made.values()), "a secret does not belong on a screen"
+
+
+def refused(checkout: Path) -> str:
+    """What prepare says when it cannot be done."""
+    ran = subprocess.run(
+        ["bash", str(checkout / "compose" / "prepare")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert 1 == ran.returncode, ran.stdout
+    return ran.stderr
+
+
+def test_prepare_says_what_an_env_of_somebody_elses_lacks(checkout: Path) -> None:
+    (checkout / ".env").write_text("OTHER=1\n#DISPATCHER_SECRETS=\n")
+
+    assert "DISPATCHER_SECRETS=./compose/secrets" in refused(checkout)
+    assert "OTHER=1\n#DISPATCHER_SECRETS=\n" == (checkout / ".env").read_text()
+
+
+def test_prepare_says_which_mounted_files_the_containers_could_not_read(checkout: Path) -> None:
+    (checkout / "prometheus").mkdir(mode=0o755)
+    (checkout / "prometheus" / "prometheus.yml").write_text("")
+    (checkout / "prometheus" / "prometheus.yml").chmod(0o600)
+
+    said = refused(checkout)
+    (checkout / "prometheus" / "prometheus.yml").chmod(0o644)
+
+    assert "prometheus/prometheus.yml" in said and "chmod -R o+rX" in said
+    assert "ready" in prepare(checkout)
+
+
+def test_n8n_tells_the_counters_that_the_docs_and_the_dashboard_need(services: dict[str, dict[str, Any]]) -> None:
+    asked = re.findall(r"`(N8N_METRICS\w*)=true`", (ROOT / "docs" / "n8n.md").read_text())
+
+    assert len(asked) >= 5
+    assert dict.fromkeys(asked, "true") == {name: services["n8n"]["environment"].get(name) for name in asked}
 
 
 def test_what_prepare_makes_is_never_committed() -> None:

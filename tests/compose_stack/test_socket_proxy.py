@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -153,6 +154,30 @@ REFUSED = [
     "GET *",
     "post /v1.41/containers/ollama-phi3/start",
     "get /_ping",
+    "GET unix:///_ping",
+    "GET /_ping?x=1",
+    "GET /version?",
+    "GET /version%0a",
+    "GET /v1./version",
+    "GET /v1.41/containers%2fjson",
+    "POST /v1.41/containers/ollama-/start",
+    "POST /v1.41/containers/ollama_phi3/start",
+    "POST /v1.41/containers/ollama-phi3.x/start",
+    f"POST /v1.41/containers/ollama-{'x' * 101}/start",
+    *(f"POST /v1.41/containers/ollama-phi3/stop?t={value}" for value in ("", "-1", "1e3", "1&t=2", "1;x", "%31")),
+    # filters: JSON can say the same in many ways, of which one is Docker's client's
+    *(f"GET /containers/json?{OURS}{more}" for more in ("&", "&size=1", ";size=1", "&limit=-1", f"&{OURS}")),
+    f"GET /containers/json?size=1&{OURS}",
+    f"GET /containers/json?FILTERS{OURS[7:]}",
+    f"GET /containers/json?{OURS.replace('%3Dtrue', '%5Cu003dtrue')}",
+    f"GET /containers/json?{OURS.replace('%7B', '%7b').replace('%7D', '%7d')}",
+    f"GET /containers/json?{OURS[:-3]}%2C+%22label%22%3A+%5B%22a%3Db%22%5D%7D",
+    f"GET /containers/json?{OURS[:-6]}{'%2C+%22a%3Db%22' * 9}%5D%7D",
+    f"GET /containers/json?{'limit=-1&' * 5}{OURS}",
+    f"GET /v1.41/events?{EVENTS}&since=0",
+    f"GET /v1.41/events?{EVENTS.replace('container', 'image')}",
+    f"GET /v1.41/events?{EVENTS.replace('dispatcher.managed%3Dtrue', 'a%3Db')}",
+    "GET /" + "x" * 30_000,
 ]
 
 
@@ -229,6 +254,15 @@ def test_a_call_with_a_body_or_an_upgrade_is_refused(socket_proxy: SocketProxy, 
             id="bare LF",
         ),
         pytest.param(b"GET /_ping HTTP/1.1\r\nHost: x\r\nX: \0\r\n\r\n", [400], id="NUL"),
+        pytest.param(b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET /_ping HTTP/1.1\r\nHost: x\r\n\r\n", [400], id="PROXY"),
+        pytest.param(
+            b"HEAD /_ping HTTP/1.1\r\nHost: x\r\n\r\n" + CREATE, [200, 403], id="behind an answer without body"
+        ),
+        pytest.param(
+            b"GET /_ping HTTP/1.1\r\nHost: x\r\nX-HTTP-Method-Override: POST\r\nX-Original-URL: /info\r\n\r\n" + CREATE,
+            [200, 403],
+            id="other methods and paths in headers",
+        ),
     ],
 )
 def test_what_follows_in_the_same_bytes_is_read_as_a_call_of_its_own(
@@ -288,6 +322,10 @@ async def test_the_daemons_own_provider_lists_starts_watches_and_stops_through_i
     assert (model.endpoint, 512 * 2**20) == (ready.endpoint, ready.memory_limit_bytes)
     assert not (await _seen(provider, answers=False)).running
     assert not model.state()["Running"]
+
+
+def test_its_socket_is_its_users_and_its_groups_alone(socket_proxy: SocketProxy) -> None:
+    assert 0o660 == stat.S_IMODE(socket_proxy.path.stat().st_mode)
 
 
 def test_its_health_follows_dockers(request: pytest.FixtureRequest, tmp_path: Path) -> None:

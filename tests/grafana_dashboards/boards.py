@@ -17,7 +17,8 @@ DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 PROVISIONING = ROOT / "grafana" / "provisioning"
 # What Grafana puts in for its own variables, for a stack scraped every second that has lived for some seconds.
 SUBSTITUTES: Mapping[str, str] = {"__rate_interval": "1m", "__range": "1h"}
-ALL = ".*"
+# What each variable's `All` is.
+ALL: Mapping[str, str] = {"model": "[^_].*", "host": ".*"}
 VARIABLE = re.compile(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))")
 Json = dict[str, Any]
 
@@ -71,8 +72,8 @@ def used_variables(board: Json) -> set[str]:
 
 def substituted(expr: str, values: Mapping[str, str] | None = None) -> str:
     """As Grafana would send it. values: of our variables; all of a variable that is not given."""
-    known = {**SUBSTITUTES, **(values or {})}
-    return VARIABLE.sub(lambda match: known.get(match[1] or match[2], ALL), expr)
+    known = {**SUBSTITUTES, **ALL, **(values or {})}
+    return VARIABLE.sub(lambda match: known[match[1] or match[2]], expr)
 
 
 # ── which names there are ──

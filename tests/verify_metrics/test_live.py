@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.attendance import unavailable
-from tests.e2e.stack import Stack, live_stack_parts
+from tests.e2e.stack import Stack
 from tests.realparts import eventually, pick_port
 from tests.verify_metrics.script import RUN_SECONDS, SCRIPT, Row, judged, last_line, rows, verify
 
@@ -26,13 +26,10 @@ pytestmark = [pytest.mark.needs_prometheus, pytest.mark.needs_node_exporter]
 
 
 @pytest.fixture(scope="module")
-def stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node_exporter: str
-) -> Iterator[Stack]:
-    """One of our own: parts of it are taken away."""
-    for stack in live_stack_parts(request, tmp_path_factory.mktemp("verified"), node_exporter):
-        wait_until_green(stack.prometheus.url)
-        yield stack
+def stack(live_stack: Stack) -> Stack:
+    """Parts of it are taken away, and are back at the end of each test: `changed`."""
+    wait_until_green(live_stack.prometheus.url)
+    return live_stack
 
 
 def wait_until_green(url: str) -> None:

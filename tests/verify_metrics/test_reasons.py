@@ -130,6 +130,28 @@ def test_each_oddity_has_its_reason_and_its_fix(
     assert (fix is None) == (one["fix"] is None)
 
 
+@pytest.fixture
+def misnamed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RealPrometheus]:
+    """The exporter is scraped, by a job that is not called dispatcher."""
+    rules = tmp_path / "rules.yml"
+    absent = {"alert": "DispatcherDown", "expr": 'absent(up{job="dispatcher"})'}
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "down", "rules": [absent]}]}))
+    with ExitStack() as ends:
+        for factory in prometheus_parts(request, tmp_path):
+            started = factory(as_jobs(ends, {"ai-dispatcher": DISPATCHER}), rule_files=[rules])
+            started.wait_for("ollama_up")
+            yield started
+
+
+def test_a_job_of_another_name_does_for_the_metrics_and_not_for_the_alert_that_looks_for_it(misnamed: RealPrometheus):
+    _, told = judged(misnamed.url)
+
+    assert told["ollama_up"]["ok"]
+    assert not told["DispatcherDown"]["ok"]
+    assert told["DispatcherDown"]["reason"].endswith("the job here is ai-dispatcher")
+    assert "prometheus.yml: job_name dispatcher." == told["DispatcherDown"]["fix"]
+
+
 def test_the_last_line_names_them_one_by_one(prometheus: RealPrometheus):
     assert "missing: node_cpu_seconds_total, node_memory_MemAvailable_bytes, node_memory_MemFree_bytes" == last_line(
         verify(prometheus.url, "--only", "host")
