@@ -51,10 +51,19 @@ class Exporter:
 
 
 @contextmanager
-def model_server(folder: Path) -> Iterator[str]:
-    """The address of one shared server with all models of the chain, none loaded; a load takes 0.2 s and no memory."""
+def model_server(folder: Path, *, load_seconds: float = 0.2) -> Iterator[str]:
+    """The address of one shared server with all models of the chain, none loaded; a load takes no memory."""
     port = pick_port()
-    command = [sys.executable, "-m", "dispatcher", "rehearse", "--port", str(port), "--load-seconds", "0.2"]
+    command = [
+        sys.executable,
+        "-m",
+        "dispatcher",
+        "rehearse",
+        "--port",
+        str(port),
+        "--load-seconds",
+        f"{load_seconds:g}",
+    ]
     for model in MODELS:
         command += ["--model", model]
     process = Process.start(
