@@ -149,7 +149,7 @@ def test_a_model_that_takes_too_long_for_the_node_is_reported_as_a_timeout(n8n, 
 
 def test_soft_waiting_asks_again_until_the_memory_is_free(n8n, tmp_path):
     """llama is leased by somebody else, and qwen does not fit beside it: wait, then the lease is given back."""
-    lifecycle = CONFIG["lifecycle"] | {"capacity": "6GiB", "reserve": "1GiB", "dwell": "1s"}
+    lifecycle = CONFIG["lifecycle"] | {"capacity": "6GiB", "reserve": "1GiB"}
     with daemon_with(tmp_path, lifecycle=lifecycle) as daemon, ThreadPoolExecutor(1) as beside:
         held = daemon.select(model=LLAMA, lease_seconds=15).json()
         workflow = at(daemon, "select-then-call", model=QWEN, wait_seconds=1)
