@@ -1,4 +1,5 @@
-"""The command line. Every command but run, rehearse, check-config and sample-config asks a running daemon over HTTP.
+"""The command line. Every command but run, rehearse, bench, configure, check-config and sample-config asks a running
+daemon over HTTP.
 
 What is slow to import is imported where it is used: `dispatcher --help` and `rehearse` start at once.
 
@@ -9,15 +10,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-from dispatcher.cli_asking import DEFAULT_URL, Caller, Refusal, ask, command_of, got, print_json, refuse, show
+from dispatcher.cli_asking import (
+    DEFAULT_URL,
+    Caller,
+    F,
+    Refusal,
+    ask,
+    asks_the_daemon,
+    command_of,
+    got,
+    print_json,
+    refuse,
+    show,
+)
+from dispatcher.cli_bench import bench
+from dispatcher.cli_configure import configure
+from dispatcher.cli_experiments import experiments
 from dispatcher.errors import ConfigurationInvalid
 from dispatcher.rehearsal.command import rehearse
 from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS
@@ -47,21 +62,6 @@ class Misconfigured(click.ClickException):
     exit_code = 78
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def asks_the_daemon(function: F) -> F:
-    """--url and --json also behind the command's name, where people look for them."""
-
-    def told(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value:
-            context.obj = replace(context.obj or Caller(), **{str(parameter.name): value})
-
-    options: dict[str, Any] = {"expose_value": False, "callback": told}
-    function = click.option("--json", "as_json", is_flag=True, help="Print the answer.", **options)(function)
-    return click.option("--url", metavar="URL", help="Where the daemon answers.", **options)(function)
-
-
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--url", envvar="DISPATCHER_URL", default=DEFAULT_URL, show_default=True, help="Where the daemon answers."
@@ -74,6 +74,9 @@ def main(context: click.Context, url: str, as_json: bool) -> None:
 
 
 main.add_command(rehearse)
+main.add_command(bench)
+main.add_command(configure)
+main.add_command(experiments)
 
 
 # ── deciding ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,6 +258,15 @@ def unpin(caller: Caller, model: str) -> None:
     act(caller, "DELETE", model, "pin", "is no longer pinned")
 
 
+@main.command()
+@click.argument("model")
+@asks_the_daemon
+@click.pass_obj
+def forget(caller: Caller, model: str) -> None:
+    """Forget what was learned of MODEL here, after it was replaced or the machine changed."""
+    act(caller, "POST", model, "forget", "starts anew")
+
+
 # ── the daemon and its configuration ────────────────────────────────────────────────────────────────────────────────
 
 _FILE = click.Path(path_type=Path)
@@ -294,7 +306,7 @@ def run(
         raise Misconfigured(str(error)) from error
 
 
-@main.command("check-config", epilog="Example: dispatcher check-config dispatcher.yaml && systemctl reload dispatcher")
+@main.command("check-config", epilog="Example: dispatcher check-config FILE && systemctl reload ai-model-dispatcher")
 @click.argument("file", type=_FILE, required=False)
 @click.option("--config", type=_FILE, help="The same as FILE, as `run` takes it.")
 @click.pass_obj

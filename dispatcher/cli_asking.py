@@ -1,6 +1,6 @@
 """How the command line asks the daemon: one request over HTTP, and every way in which that can fail, in words.
 
-No option and no table belongs here; what is slow to import is imported where it is used.
+No table belongs here, and no option but --url and --json; what is slow to import is imported where it is used.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -22,6 +22,21 @@ ANSWER_SECONDS = 30.0  # for an answer from memory, generous; a select adds what
 class Caller:
     url: str = DEFAULT_URL
     as_json: bool = False
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def asks_the_daemon(function: F) -> F:
+    """--url and --json also behind the command's name, where people look for them."""
+
+    def told(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            context.obj = replace(context.obj or Caller(), **{str(parameter.name): value})
+
+    options: dict[str, Any] = {"expose_value": False, "callback": told}
+    function = click.option("--json", "as_json", is_flag=True, help="Print the answer.", **options)(function)
+    return click.option("--url", metavar="URL", help="Where the daemon answers.", **options)(function)
 
 
 class Refusal(click.ClickException):

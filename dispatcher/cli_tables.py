@@ -18,6 +18,7 @@ from rich.text import Text
 from dispatcher.vocabulary.words import Bytes, Seconds, printable
 
 Document = Mapping[str, Any]
+_METRICS = ("success", "log_latency", "quality")
 PIPED_WIDTH = 200  # characters, where there is no terminal to ask
 _STYLES = {
     "chosen": "bold green",
@@ -269,6 +270,31 @@ def show_models(console: Console, told: Document) -> None:
                 _text(place["endpoint"]),
             )
     console.print(table)
+
+
+def show_experiments(console: Console, told: Document) -> None:
+    """Each arm with what it has done; the verdict under it."""
+    if not told["experiments"]:
+        console.print(_text("no experiment has run; dispatcher experiments start FILE begins one"))
+    for one in told["experiments"]:
+        console.print(_word(one["id"]) + _text(f"  {one['mode']}, {one['phase'].replace('_', ' ')}", "bold"))
+        console.print(_text(one["verdict"]))
+        table = _table("arm", "policy", "models", ">requests", ">no outcome", ">success", ">seconds", ">quality")
+        values = {each["metric"]: each for each in one["metrics"]}
+        for name in ("a", "b"):
+            arm, missing = one[name], one[name]["missing_ratio"]
+            success, latency, quality = (values[metric][name]["value"] for metric in _METRICS)
+            table.add_row(
+                _text(name.upper()),
+                _text(", ".join(f"{key} {value}" for key, value in arm["policy"].items()) or "as in force"),
+                _text(", ".join(arm["models"])),
+                _text(arm["assigned"]),
+                _text(None if missing is None else f"{missing:.0%}"),
+                _text(None if success is None else f"{success:.1%}"),
+                _text(seconds(latency)),
+                _text(number(quality)),
+            )
+        console.print(table)
 
 
 def _state(place: Document) -> Text:

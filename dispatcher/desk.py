@@ -15,8 +15,11 @@ from typing import Literal, Protocol
 
 from dispatcher.clock import Clock
 from dispatcher.errors import HistoryUnavailable
+from dispatcher.experiments.assign import Assigned
+from dispatcher.experiments.partaking import Experiments, assigned_by, in_arm
 from dispatcher.policy.classify import classify
 from dispatcher.policy.decide import decide
+from dispatcher.policy.prefer import completed
 from dispatcher.vocabulary.decision import Candidate, Decision, Reason, Selected
 from dispatcher.vocabulary.event import Decided, Event
 from dispatcher.vocabulary.fleet import Claim, FleetView, Lease, LeaseStatus, Place, PlaceState
@@ -71,14 +74,17 @@ class Fleet:
 @dataclass(slots=True, kw_only=True)
 class _Errand:
     """One request on its way: the settings it began with (a reload is for those that come after it), how long it may
-    wait, and the places that are out for it."""
+    wait, and the places that are out for it. before: the id of an earlier decision on it."""
 
     request: Request
     settings: Settings
+    assigned: Assigned | None
+    before: str
     until_seconds: float
     durable: bool
     again: bool
     lost: dict[Place, Lost]
+    world: World | None = None
 
 
 class Desk:
@@ -92,6 +98,7 @@ class Desk:
         clock: Clock,
         emit: Callable[[Event], None],
         record_lease: Callable[[Lease], Awaitable[None]],
+        experiments: Experiments | None = None,
     ) -> None:
         self._fleet = fleet
         self._snapshot = snapshot
@@ -100,11 +107,16 @@ class Desk:
         self._clock = clock
         self._emit = emit
         self._record_lease = record_lease
+        self._experiments = experiments
         self._waiting = 0
 
     def recommend(self, asked: Asked) -> Decision:
-        """The same decision without a lease, an event or any other effect."""
-        return self._decide(self._request(replace(asked, dry_run=True)), {}, self._settings())[0]
+        """The same decision without a lease, an event or any other effect. Of an experiment: in the agent's arm; where
+        no agent is named, chance would have it, and it is decided as without one."""
+        request = self._request(replace(asked, dry_run=True))
+        assigned = assigned_by(self._experiments, request, "") if request.agent else None
+        settings = self._settings() if assigned is None else assigned.settings
+        return in_arm(self._decide(request, {}, settings)[0], assigned)
 
     async def select(
         self, asked: Asked, *, without: Mapping[Place, str] = NOWHERE, again: bool = False, durable: bool = True
@@ -118,9 +130,12 @@ class Desk:
         only, for a caller that does not outlive this process.
         """
         request = self._request(asked)
+        assigned = assigned_by(self._experiments, request, asked.decided_before)
         errand = _Errand(
             request=request,
-            settings=self._settings(),
+            settings=self._settings() if assigned is None else assigned.settings,
+            assigned=assigned,
+            before=asked.decided_before,
             until_seconds=request.at_seconds + _patience_seconds(request),
             durable=durable,
             again=again,
@@ -146,6 +161,7 @@ class Desk:
         self, errand: _Errand, decision: Decision, lease: Lease | None, took: float
     ) -> tuple[Selected, LeaseStatus | None]:
         """Recorded, told, and waited for where its place is not ready; a status only when there was a wait."""
+        self._tell_experiments(errand, decision, lease)  # first: between this and the lease nobody else gets one
         selected = await self._promised(decision, lease)
         self._emit(
             Decided(
@@ -160,21 +176,31 @@ class Desk:
             return selected, None
         return selected, await self._fleet.ready(lease.id, errand.until_seconds)
 
+    def _tell_experiments(self, errand: _Errand, decision: Decision, lease: Lease | None) -> None:
+        experiments, world = self._experiments, errand.world
+        if experiments is None or not experiments.running or world is None or errand.request.dry_run:
+            return
+        experiments.decided(
+            decision, errand.assigned, world, leased=lease is not None, final=errand.durable, before=errand.before
+        )
+
     def _request(self, asked: Asked) -> Request:
+        asked = completed(asked, self._settings().preferences)
         return classify(asked, request_id=f"d-{getrandbits(64):016x}", at_seconds=self._clock.now_seconds())
 
-    def _decide(self, request: Request, lost: dict[Place, Lost], settings: Settings) -> tuple[Decision, float]:
+    def _decide(self, request: Request, lost: dict[Place, Lost], settings: Settings) -> tuple[Decision, float, World]:
         began = time.perf_counter()
         world = World(snapshot=self._snapshot(), fleet=self._fleet.view(), profiles=self._profiles(), lost=dict(lost))
         decision = decide(request, world, settings, self._clock.now_seconds())
-        return decision, time.perf_counter() - began
+        return decision, time.perf_counter() - began, world
 
     def _reserve(self, errand: _Errand) -> tuple[Decision, Lease | None, float]:
         """Decide and promise, with no await between; refused by the ledger, decide again without that place."""
         spent, request = 0.0, errand.request
         lost = dict(errand.lost)
         while True:
-            decision, took = self._decide(request, lost, errand.settings)
+            decision, took, errand.world = self._decide(request, lost, errand.settings)
+            decision = in_arm(decision, errand.assigned)
             spent += took
             chosen = decision.chosen
             if chosen is None or request.dry_run or not (request.start or _state_of(chosen)[0] is PlaceState.READY):

@@ -212,7 +212,8 @@ CATALOGUE: tuple[Metric, ...] = (
         buckets=ERROR_RATIO_BUCKETS,
         unit="ratio",
         since="Completed",
-        help="Distance of the predicted from the actual duration of successful requests, relative to the actual.",
+        help="Distance of the predicted from the actual duration of successful requests, relative to the actual; of "
+        "what the gateway relayed, for as many tokens as came.",
     ),
     counter(
         "dispatcher_fallbacks_total", FROM, TO, CAUSE, since="Relayed", help="Attempts that moved on to another model."

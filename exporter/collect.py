@@ -28,6 +28,7 @@ from dispatcher.vocabulary.event import (
     Sampled,
     Turned,
 )
+from dispatcher.vocabulary.experiment import ARMS, ArmObserved, ExperimentTurned, Shadowed
 from dispatcher.vocabulary.fleet import FleetView, Place
 from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.queue import Line
@@ -58,6 +59,7 @@ PROCESS = {  # keys of process() → metric
     "retry_budget_ratio": "dispatcher_retry_budget_ratio",
     "cache_bytes": "dispatcher_cache_bytes",
 }
+MAX_EXPERIMENTS = 100  # whose names are told apart, in the life of this process
 MAX_PLACES = 1000  # whose starts and stops are told apart; containers may come and go under new names
 
 MAX_COUNTED = 1e21  # likewise, for byte-seconds of a long life
@@ -99,6 +101,7 @@ class Collector(Registrable):
         self._decide_seconds = self._histograms["dispatcher_decision_duration_seconds"][()]
         self._reload_ok = 1.0
         self._places: set[str] = set()
+        self._experiments: set[str] = set()
         self._models: frozenset[str] = frozenset()
         self._known_settings: Settings | None = None
         idle = partial(self._count, "dispatcher_idle_model_byte_seconds_total", ())
@@ -134,6 +137,12 @@ class Collector(Registrable):
                 self._reload_ok = float(ok)
                 if not ok:
                     self._erred("configuration_invalid")
+            case ArmObserved(experiment_id=experiment_id, arm=arm):
+                self._count("dispatcher_experiment_samples_total", (self._experiment(experiment_id), arm))
+            case Shadowed(divergence=divergence):
+                self._count("dispatcher_shadow_decisions_total", ("true" if divergence == "same" else "false",))
+            case ExperimentTurned():
+                self._experiment_turned(event)
             case Erred():
                 self._erred(event.error_type, event.count)
             case _:
@@ -210,6 +219,19 @@ class Collector(Registrable):
             self._count(f"ollama_{kind}_tokens_total", model, tokens)
             self._count(f"ollama_{phase}_duration_seconds_total", model, seconds)
         return seconds
+
+    def _experiment_turned(self, event: ExperimentTurned) -> None:
+        """Its series are there from its beginning on, at 0: a rollback is then an increase."""
+        name = self._experiment(event.experiment_id)
+        for arm in ARMS:
+            self._count("dispatcher_experiment_samples_total", (name, arm), 0.0)
+        self._count("dispatcher_experiment_rollbacks_total", (name,), float(event.after == "rolled_back"))
+
+    def _experiment(self, experiment_id: str) -> str:
+        if experiment_id not in self._experiments and len(self._experiments) >= MAX_EXPERIMENTS:
+            return OTHER
+        self._experiments.add(experiment_id)
+        return experiment_id
 
     def _relay(self, event: Relayed) -> None:
         before = event.before

@@ -38,7 +38,10 @@ VALUES = [
     ("server: {prot: 1}", "server.prot (line 1): no such setting; did you mean 'port'?"),
     ("lifecycle: {idle_seconds: 1}", "lifecycle.idle_seconds (line 1): no such setting; did you mean 'idle'?"),
     ("port: 1", "port (line 1): no such setting; it belongs elsewhere: server.port or exporter.port"),
-    ("zzz: 1", "zzz (line 1): no such setting; known: exporter, gateway, history, lifecycle, models, policy,"),
+    (
+        "zzz: 1",
+        "zzz (line 1): no such setting; known: experiments, exporter, gateway, history, lifecycle, models, policy,",
+    ),
     ("server: 5", "server (line 1): expected settings below it, each `key: value`"),
     ("server: {port: [1]}", "server.port (line 1): expected one value (integer)"),
     ("server: {port:}", "server.port (line 1): no value; give one, or leave the key out"),

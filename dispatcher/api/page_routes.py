@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
+from typing import get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +16,7 @@ from dispatcher.api.doors import Doors
 from dispatcher.api.exchange import KEEPABLE, ROLE_NOW, body_of
 from dispatcher.api.page import decision as shown
 from dispatcher.api.page.document import ASSETS, PAGE_HEADERS, asset, document
-from dispatcher.api.page.markup import element
+from dispatcher.api.page.markup import NOTHING, Markup, element
 from dispatcher.api.page.runbook import runbook
 from dispatcher.api.page.seen import Seen
 from dispatcher.api.page.status import MOST_DECISIONS, status
@@ -24,6 +27,7 @@ from dispatcher.wire.decision import kept
 from dispatcher.wire.select import asked_from_body
 from dispatcher.wire.shapes import DecisionKept
 
+APART_SECONDS = 0.25  # less than the script waits after an event: one watcher alone never waits for this
 HISTORY_SECONDS = 2.0  # what is older than this process has to come by then; the page is not late for it
 KEPT_SECONDS = 31_536_000
 _SLOW = f"the disk gave no answer within {HISTORY_SECONDS:g} s"
@@ -32,6 +36,7 @@ _SLOW = f"the disk gave no answer within {HISTORY_SECONDS:g} s"
 class PageRoutes:
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
+        self._renderings = {role: _Rendering(partial(self._status, role)) for role in get_args(Role)}
 
     def table(self) -> list[Route]:
         return [
@@ -45,11 +50,10 @@ class PageRoutes:
         ]
 
     async def page(self, request: Request) -> Response:
-        seen = await self._seen(_role(request))
-        return _page(document(status(seen), fragment="/page/fragments/status"))
+        return _page(document(await self._status(_role(request)), fragment="/page/fragments/status"))
 
     async def status_fragment(self, request: Request) -> Response:
-        return _page(status(await self._seen(_role(request))).encode())
+        return _page((await self._renderings[_role(request)].current()).encode())
 
     async def decision_page(self, request: Request) -> Response:
         found = await self._decision(request.path_params["id"])
@@ -94,6 +98,9 @@ class PageRoutes:
             raise NotFound(f"decision {decision_id!r} was kept by another version; GET /decisions/{decision_id} has it")
         return found
 
+    async def _status(self, role: Role) -> Markup:
+        return status(await self._seen(role))
+
     async def _seen(self, role: Role) -> Seen:
         doors = self._doors
         older, trouble = await self._older()
@@ -110,6 +117,7 @@ class PageRoutes:
             decisions=[*lately, *(one for one in older if one.decision_id not in known)][:MOST_DECISIONS],
             ends=doors.recent.ends(),
             history_trouble=trouble,
+            experiments=doors.experiments(),
             heartbeat_seconds=doors.settings().server.limits.event_heartbeat_seconds,
         )
 
@@ -125,6 +133,29 @@ class PageRoutes:
         except TimeoutError:
             return [], _SLOW
         return [found for document in stored if (found := shown.as_kept(document)) is not None], None
+
+
+class _Rendering:
+    """One for all who ask at about the same time, and never older than the asking: an event wakes every watcher, and
+    each rendering holds the loop for 2 ms, in a large house for 20."""
+
+    def __init__(self, render: Callable[[], Awaitable[Markup]]) -> None:
+        self._render = render
+        self._one_at_a_time = asyncio.Lock()
+        self._shown = NOTHING
+        self._began_seconds = -inf  # of the loop's time
+
+    async def current(self) -> Markup:
+        loop = asyncio.get_running_loop()
+        asked_seconds = loop.time()
+        async with self._one_at_a_time:
+            if self._began_seconds > asked_seconds:
+                return self._shown
+            await asyncio.sleep(max(0.0, self._began_seconds + APART_SECONDS - loop.time()))
+            began_seconds = loop.time()
+            self._shown = await self._render()
+            self._began_seconds = began_seconds  # only now: what could not be rendered is nobody's
+            return self._shown
 
 
 def _role(request: Request) -> Role:

@@ -22,6 +22,7 @@ from dispatcher.errors import NotFound
 from dispatcher.vocabulary.relay import ENDPOINTS
 from dispatcher.wire import views
 from dispatcher.wire.decision import encode
+from dispatcher.wire.experiments import document_from_body
 from dispatcher.wire.openapi import openapi
 from dispatcher.wire.select import (
     asked_from_query,
@@ -60,10 +61,13 @@ class Routes:
             Route("/models/{model:path}/start", self.start, methods=["POST"]),
             Route("/models/{model:path}/stop", self.stop, methods=["POST"]),
             Route("/models/{model:path}/pin", self.pin, methods=["POST", "DELETE"]),
+            Route("/models/{model:path}/forget", self.forget, methods=["POST"]),
             Route("/recommendations", self.recommendations),
             Route("/performance-metrics", self.performance_metrics),
             Route("/api/v1/ollama/health", self.ollama_health),
             Route("/queue", self.queue),
+            Route("/experiments", self.experiments, methods=["GET", "POST"]),
+            Route("/experiments/{id}/stop", self.stop_experiment, methods=["POST"]),
             Route(
                 "/events", EventsRoute(self._doors.feed, lambda: self._doors.settings().server.limits), methods=["GET"]
             ),
@@ -136,6 +140,9 @@ class Routes:
     async def pin(self, request: Request) -> Response:
         return await self._act(request, "pin" if request.method == "POST" else "unpin")
 
+    async def forget(self, request: Request) -> Response:
+        return await self._act(request, "forget")
+
     async def _act(self, request: Request, what: str) -> Response:
         model: str = request.path_params["model"]
         done = await self._doors.act(model, what)
@@ -156,6 +163,18 @@ class Routes:
 
     async def queue(self, request: Request) -> Response:
         return _json(views.queue_document(self._doors.fleet(), self._doors.lines()))
+
+    async def experiments(self, request: Request) -> Response:
+        if request.method != "POST":
+            return _json(self._doors.experiments())
+        begun = await self._doors.start_experiment(document_from_body(await body_of(request.receive)))
+        _log.info("asked=start experiment=%s by=%s", begun.id, request.scope.get(KEY_NAME) or "this machine")
+        return _json(begun, 201)
+
+    async def stop_experiment(self, request: Request) -> Response:
+        told = await self._doors.stop_experiment(request.path_params["id"])
+        _log.info("asked=stop experiment=%s by=%s", told.id, request.scope.get(KEY_NAME) or "this machine")
+        return _json(told)
 
     async def livez(self, request: Request) -> Response:
         age_seconds = self._doors.heartbeat_age_seconds()

@@ -115,8 +115,10 @@ def first_text_seconds(errand: Errand, choice: Choice) -> float:
 
 
 def direct_body(errand: Errand, choice: Choice) -> dict[str, Any]:
-    """The caller's fields below ours: another num_ctx or keep_alive would load or unload the model."""
-    options = {**(errand.body.get("options") or {}), **choice.options}
+    """The caller's fields below ours: another num_ctx or keep_alive would load or unload the model. What the
+    dispatcher's preferences say of the rest is below the caller's own."""
+    loaded = {name: value for name, value in choice.options.items() if name == "num_ctx"}
+    options = {**choice.options, **(errand.body.get("options") or {}), **loaded}
     ours = {"model": choice.model, "prompt": errand.prompt, "stream": True}
     return {**errand.body, **ours, "options": options, "keep_alive": choice.keep_alive}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from dispatcher.config import gateway_checks
+from dispatcher.config import gateway_checks, preference_checks
 from dispatcher.config.keys import Disagreement, variable_trouble
 from dispatcher.config.schema import Setting, every_setting, shown, value_at
 from dispatcher.config.untold import key_told
@@ -22,6 +22,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {  # closed vocabularies that the types d
     "models.features": get_args(Feature),
     "models.capabilities": CAPABILITIES,
     "telemetry.signals": SIGNALS,
+    **preference_checks.WORDS,
 }
 
 # Inclusive. Without an entry: ratios 0..1, everything else from 0 on.
@@ -79,9 +80,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "lifecycle.lease_min": (MOMENT_SECONDS, MOST),
     "lifecycle.max_leases": (1, MOST),
     **gateway_checks.RANGES,
+    **preference_checks.RANGES,
     "history.retention_rows": (1, MOST),
     "history.retention": (1024**2, MOST),
     "history.commit_interval": (0, 0.1),  # POST /outcomes waits for it: numbers.md, at most 100 ms
+    "experiments.kept": (8, 1000),
+    "experiments.awaited_decisions": (100, 1_000_000),
     "rehearsal.host_memory": (1, MOST),
     "rehearsal.time_scale": (0.0001, 1000),
 }
@@ -146,6 +150,7 @@ def disagreements(settings: Settings, environ: Mapping[str, str]) -> Iterator[Di
     yield from _weights(settings)
     yield from _chain(settings)
     yield from gateway_checks.disagreements(settings, environ)
+    yield from preference_checks.disagreements(settings)
 
 
 def _order(settings: Settings) -> Iterator[Disagreement]:

@@ -11,7 +11,9 @@ from typing import Any, cast, get_args
 
 from dispatcher.config.checks import WORDS, disagreements, out_of_range
 from dispatcher.config.keys import Disagreement, Unread, with_digests
+from dispatcher.config.mapping_file import with_mapping
 from dispatcher.config.plain_file import NotPlain, read_plain
+from dispatcher.config.preference_checks import with_known_capabilities
 from dispatcher.config.schema import PREFIX, READ, Setting, every_setting, settings_of, shown
 from dispatcher.config.strict_yaml import MAX_CHARACTERS, NOTHING, Items, Node, Scalar, Table, problem, read
 from dispatcher.config.untold import key_told, names_secrets
@@ -63,14 +65,15 @@ def parse(text: str, environ: Mapping[str, str], *, path: str = FILE_NAME) -> Se
             problems.append(problem(name, tree.where, "expected sections like `server:`, got something else"))
         tree = NOTHING
     tree, overridden = _with_environment(tree, environ)
-    builder = _Builder(problems + overridden)
-    settings: Settings = builder.section(Settings, tree, "", Settings())
-    settings = builder.with_whole_signals(settings)
+    mapped = with_mapping(tree, Path(path).parent)
+    builder = _Builder(problems + overridden + mapped.problems)
+    settings: Settings = builder.section(Settings, mapped.tree, "", Settings())
+    settings = with_known_capabilities(builder.with_whole_signals(settings))
     settings, troubles = with_digests(settings, environ)
     builder.check([*disagreements(settings, environ), *troubles])
     builder.problems += _unknown_variables(settings, environ)
     if builder.problems:
-        unread = any(isinstance(words, Unread) for _, words in troubles)
+        unread = mapped.unread or any(isinstance(words, Unread) for _, words in troubles)
         raise ConfigurationInvalid(sorted(dict.fromkeys(builder.problems), key=_line), path=path, unread=unread)
     return settings
 
@@ -141,18 +144,18 @@ class _Builder:
         self.bad.add(at)
         return _REFUSED
 
-    def section(self, section: type, node: Node, at: str, base: Any) -> Any:
-        """`base` with what the node says replaced."""
+    def section(self, section: type, node: Node, at: str, base: Any, path: str | None = None) -> Any:
+        """`base` with what the node says replaced. path: as for _changes."""
         if isinstance(node, Scalar) and node.text is None:
             return base
         if not isinstance(node, Table):
             self._refuse(at, node.where, "expected settings below it, each `key: value`")
             return base
-        return replace(base, **self._changes(section, node, at))
+        return replace(base, **self._changes(section, node, at, path))
 
-    def _changes(self, section: type, table: Table, at: str) -> dict[str, Any]:
-        """Attribute → value, of what the table gives."""
-        known = settings_of(section, re.sub(r"\[\d+\]", "", at))
+    def _changes(self, section: type, table: Table, at: str, path: str | None = None) -> dict[str, Any]:
+        """Attribute → value, of what the table gives. path: of its settings, where `at` has names in it."""
+        known = settings_of(section, re.sub(r"\[\d+\]", "", at) if path is None else path)
         changes = {}
         for key, node in table.entries.items():
             inner = f"{at}.{key}" if at else key
@@ -168,7 +171,7 @@ class _Builder:
     def _value(self, setting: Setting, node: Node, at: str) -> Any:
         self.given[at] = node.where
         if setting.section:
-            return self.section(setting.section, node, at, setting.default)
+            return self.section(setting.section, node, at, setting.default, setting.path)
         if isinstance(node, Scalar) and node.text is None:
             words = "no value; give one, or leave the key out"
             return None if setting.optional else self._refuse(at, node.where, words)
@@ -232,6 +235,9 @@ class _Builder:
                 self._refuse(inner, item.where, f"{key!r} is none of {_near(key, WORDS[setting.path])}")
             elif setting.entry is SignalSettings:
                 found[key] = self._signal(item, inner)
+            elif setting.entry is not None:
+                self.given[inner] = item.where
+                found[key] = self.section(setting.entry, item, inner, setting.entry(), setting.path)
             else:
                 found[key] = self._scalar(
                     setting, item, inner, "text" if get_args(setting.bare)[1] is str else "number"

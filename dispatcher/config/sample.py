@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from dispatcher.config.schema import Setting, settings_of, shown
+from dispatcher.vocabulary.preference_settings import AgentPreference, ModelPreference, TaskPreference
 from dispatcher.vocabulary.settings import AccessKey, ModelSettings, Settings
 
 _WIDTH = 110
@@ -24,6 +25,12 @@ _BELOW = {  # comment lines that show how an empty one is filled
         '#     expr: node_memory_MemAvailable_bytes{job="machines",$host}',
         '#     age_of: node_memory_MemAvailable_bytes{job="machines",$host}',
     ),
+    "preferences.tasks": ("#   coding: {model: qwen2.5:7b, switch_above: 30s, options: {temperature: 0.1}}",),
+    "preferences.agents": (
+        "#   reviewer: {model: qwen2.5:7b, task: analysis, prefer: quality, capabilities: [code_analysis],",
+        "#              options: {temperature: 0.2, num_predict: 2048}}",
+    ),
+    "preferences.models": ("#   phi3:mini: {strengths: [speed], options: {num_predict: 512}}",),
     "telemetry.prometheus.headers_env": ("#   Authorization: PROMETHEUS_AUTHORIZATION",),
     "models": (
         "# A shipped model needs only its name; any other also file, context and footprint (or kv_bytes_per_token):",
@@ -53,6 +60,8 @@ def _section(section: type, values: object, path: str, depth: int) -> Iterator[s
             yield from _models(value)
         else:
             yield f"{margin}{setting.key}: {shown(value, setting.kind)}"
+            if setting.entry in (TaskPreference, AgentPreference, ModelPreference):
+                yield from _preferred(setting, margin)
             yield from (margin + line for line in _BELOW.get(setting.path, ()))
             if setting.entry is AccessKey:
                 yield from _keys(margin)
@@ -63,6 +72,19 @@ def _comment(setting: Setting, margin: str) -> Iterator[str]:
         yield f"{margin}# {line}"
     if setting.path == "models":
         yield from _BELOW["models"]
+
+
+def _preferred(preferences: Setting, margin: str) -> Iterator[str]:
+    """What one may say of a task, an agent or a model, as comments; the options, alike for all, with the first."""
+    assert preferences.entry is not None
+    for setting in settings_of(preferences.entry, preferences.path).values():
+        yield from (
+            f"{margin}# {line}" for line in textwrap.wrap(f"{setting.key}: {setting.doc}", _WIDTH - len(margin))
+        )
+        for option in settings_of(setting.section, setting.path).values() if setting.section else ():
+            if preferences.entry is TaskPreference:
+                lines = textwrap.wrap(f"{option.key}: {option.doc}", _WIDTH - len(margin) - 2)
+                yield from (f"{margin}#   {line}" for line in lines)
 
 
 def _keys(margin: str) -> Iterator[str]:

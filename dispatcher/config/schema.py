@@ -18,12 +18,15 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dispatcher.config.notation import boolean, duration_seconds, duration_text, integer, number, size_bytes, size_text
-from dispatcher.vocabulary import gateway_settings
+from dispatcher.vocabulary import gateway_settings, preference_settings
 from dispatcher.vocabulary import settings as source
 from dispatcher.vocabulary.settings import Settings
 
 PREFIX = "DISPATCHER_"
-_IN_FILE_ONLY = ("models.", "server.keys.", "telemetry.signals.")
+_IN_FILE_ONLY = (
+    *("models.", "server.keys.", "telemetry.signals."),
+    *("preferences.tasks.", "preferences.agents.", "preferences.models."),
+)
 _NOT_PLAIN = (
     "true",
     "false",
@@ -116,7 +119,8 @@ READ: Mapping[str, Callable[[str], object]] = {
 def _docs() -> Mapping[str, Mapping[str, str]]:
     """Class → attribute → the docstring below it, from the source of the vocabulary's settings."""
     found: dict[str, dict[str, str]] = {}
-    for node in (node for module in (source, gateway_settings) for node in ast.parse(inspect.getsource(module)).body):
+    modules = (source, gateway_settings, preference_settings)
+    for node in (node for module in modules for node in ast.parse(inspect.getsource(module)).body):
         if not isinstance(node, ast.ClassDef):
             continue
         texts = found.setdefault(node.name, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState, PlaceView
-from dispatcher.vocabulary.profile import Measured, blended
+from dispatcher.vocabulary.profile import Measured, blended, measured_share
 from dispatcher.vocabulary.signal import Reading, Snapshot
 
 PEAK_DECAY_RATIO = 0.001  # of the distance, per lower reading: at one per 5 s half in an hour
@@ -27,7 +27,7 @@ def peak_after_kill(known: Measured, predicted_bytes: int, most_bytes: float) ->
     """So that the footprint believed until now, blend and all, is multiplied by 1.25."""
     believed = blended(known, predicted_bytes)
     n = max(known.n, OOM_MIN_N)
-    share = n / (n + OOM_MIN_N)
+    share = measured_share(n)
     peak = min(most_bytes, (OOM_FACTOR * believed - (1 - share) * predicted_bytes) / share)
     return Measured(value=peak, n=n)
 

@@ -66,6 +66,10 @@ class Records:
         if len(self._ends) > MAX_KEYS:
             self._ends.popitem(last=False)
 
+    def forget(self, model: str) -> None:
+        for key in [key for key in self._ends if key[0] == model]:
+            del self._ends[key]
+
     def told(self, now_seconds: float) -> tuple[Record, ...]:
         """One per (model, task, agent), over all its places; in order of their names."""
         pooled: dict[tuple[str, str, str], list[_End]] = {}

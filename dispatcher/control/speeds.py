@@ -12,6 +12,7 @@ from dispatcher.vocabulary.profile import LOAD_BASE_SECONDS, HostSpeed, ModelFac
 MIN_DECODE_TOKENS = 8  # fewer are all noise
 MIN_PREFILL_TOKENS = 32  # below, fixed costs are all there is to see
 REPEATED_FACTOR = 2.0  # a prompt as long as a recent one and so much faster: the same one, from the cache (rule 6)
+MIN_READ_SECONDS = 0.01  # of the weights: less is no reading
 PROMPTS_REMEMBERED = 64  # lengths per place, with their rate
 CACHED_FACTOR = 4.0  # a prefill so much faster than the slow quarter was partly answered from the cache
 SETTLED_SAMPLES = 20  # from here on, one more hardly moves a median
@@ -109,6 +110,11 @@ def host_speed(known: Iterable[tuple[ModelFacts, PlaceSpeeds]], now_seconds: flo
     per_token = weighted_median((1 / rate, share) for _, _, decode in places for rate, share in decode)
     prior = CPU if per_token.value is None or per_token.value > CPU.t0_seconds else VIDEO
     bandwidths, disks, factors = [], [], []
+    quickest = min(
+        (seconds for _, speeds, _ in places for seconds, _ in speeds.load.weighted(now_seconds)), default=None
+    )
+    # A load that took less than the usual base shows that it is less here; half of it is as good a guess as any.
+    base_seconds = LOAD_BASE_SECONDS if quickest is None else min(LOAD_BASE_SECONDS, quickest / 2)
     for facts, speeds, decode in places:
         contexts = speeds.context.weighted(now_seconds)
         for (rate, share), (context_tokens, _) in zip(decode, contexts, strict=True):
@@ -116,7 +122,7 @@ def host_speed(known: Iterable[tuple[ModelFacts, PlaceSpeeds]], now_seconds: flo
                 bytes_read = facts.file_bytes + facts.kv_bytes_per_token * context_tokens
                 bandwidths.append((bytes_read / (1 / rate - prior.t0_seconds), share))
         for seconds, share in speeds.load.weighted(now_seconds):
-            disks.append((facts.file_bytes / max(seconds - LOAD_BASE_SECONDS, 0.1), share))
+            disks.append((facts.file_bytes / max(seconds - base_seconds, MIN_READ_SECONDS), share))
         prefill = speeds.prefill.median_of_slow(now_seconds, CACHED_FACTOR)
         decoded = weighted_median(decode)
         if prefill.value is not None and decoded.value:
@@ -126,6 +132,7 @@ def host_speed(known: Iterable[tuple[ModelFacts, PlaceSpeeds]], now_seconds: flo
         t0_seconds=prior.t0_seconds,
         bandwidth_bytes_per_second=blended(bandwidth, prior.bandwidth_bytes_per_second),
         prefill_factor=blended(weighted_median(factors), prior.prefill_factor),
+        load_base_seconds=base_seconds,
         disk_bytes_per_second=blended(weighted_median(disks), prior.disk_bytes_per_second),
         n=bandwidth.n,
     )

@@ -19,7 +19,7 @@ from dispatcher.control.speeds import MAX_SECONDS, PlaceSpeeds, host_speed
 from dispatcher.control.window import FADES_AFTER_SECONDS, WINDOW_SAMPLES, weight
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.engine import InstalledModel, ModelShape
-from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Failed, Leased
+from dispatcher.vocabulary.event import Acted, Completed, Decided, Event, Failed, Leased, Turned
 from dispatcher.vocabulary.fleet import Place
 from dispatcher.vocabulary.profile import HostSpeed, Measured, ModelFacts, Profiles, Record, Success
 
@@ -78,6 +78,7 @@ class Tally:
         self._records = Records()
         self._beliefs = Beliefs()
         self._use: dict[str, _Use] = {model: _Use() for model in facts}
+        self._forgotten: dict[str, float] = {}  # model → when: what it did before teaches nothing any more
         self._profiles = Profiles(facts=dict(facts))
         self._built_at_seconds: float | None = None
         self._fitted_at_seconds = 0.0
@@ -116,6 +117,8 @@ class Tally:
                 self._completed(event)
             case Failed(fails_place=True):
                 self._failed(event)
+            case Turned(what="profile", subject=model):
+                self.forget(model, event.at_seconds)
             case Leased():
                 self._leased(event)
             case Acted(ok=True):
@@ -161,6 +164,28 @@ class Tally:
         self._set_peaks(
             {key: peak for key, peak in known.items() if 0 < (peak.value or 0) <= MAX_BYTES and peak.n >= 0}
         )
+
+    def forget(self, model: str, at_seconds: float) -> None:
+        """All that was learned of how it does, until then: speeds, successes, beliefs, peaks. When it is wanted is no
+        matter of the model, and stays."""
+        self._forgotten[model] = at_seconds
+        self._beliefs.forget(model)
+        self._records.forget(model)
+        for places in (self._places, self._dirty_places, self._settled):
+            for place in [place for place in places if place.model == model]:
+                places.pop(place) if isinstance(places, dict) else places.discard(place)
+        for key in [key for key in self._outcomes if key[0] == model]:
+            del self._outcomes[key]
+            self._dirty_success.discard(key)
+        known = self._profiles
+        self._profiles = replace(
+            known,
+            rates={place: rates for place, rates in known.rates.items() if place.model != model},
+            success={key: success for key, success in known.success.items() if key[0] != model},
+            beliefs={key: belief for key, belief in known.beliefs.items() if key[0] != model},
+            peaks={key: peak for key, peak in known.peaks.items() if key[0] != model},
+        )
+        self._built_at_seconds = None  # the host's speed was read off its samples, too
 
     # ── read ──
 
@@ -239,7 +264,7 @@ class Tally:
 
     def _acted(self, event: Acted) -> None:
         place = event.action.place
-        if place.model not in self._configured:
+        if place.model not in self._configured or self._is_forgotten(place.model, event.at_seconds):
             return
         speeds = self._speeds(place)
         if isinstance(event.action, Start):
@@ -254,6 +279,8 @@ class Tally:
         if use is None or (event.relayed and event.place is None):
             return  # the latter: from the gateway's cache, or no model server was asked
         use.ended_at_seconds = max(use.ended_at_seconds or 0.0, event.at_seconds)
+        if self._is_forgotten(event.model, event.at_seconds):
+            return
         if event.relayed and event.status != "ok":
             return  # each of its attempts was told as Failed, where it says something of the model
         self._records.add(event)
@@ -264,7 +291,7 @@ class Tally:
         if place is None or event.status not in ("ok", "timeout") or not 0 < event.duration_seconds <= MAX_SECONDS:
             return
         speeds = self._speeds(place)
-        speeds.request.add(event.duration_seconds, event.at_seconds)  # a timeout counts as at least its timeout
+        speeds.request.add(_served_seconds(event), event.at_seconds)  # a timeout counts as at least its timeout
         if event.status == "ok":
             speeds.learn(event, self._profiles.host_speed.prefill_factor)
         self._touched(place, speeds)
@@ -272,7 +299,7 @@ class Tally:
     def _failed(self, event: Failed) -> None:
         """One attempt that tells against its place, whether another one rescued the request or not."""
         place = event.place
-        if place.model not in self._configured:
+        if place.model not in self._configured or self._is_forgotten(place.model, event.at_seconds):
             return
         self._records.add_failed(event)
         self._ended(place.model, event.task, False, event.at_seconds)
@@ -288,6 +315,9 @@ class Tally:
             outcomes = self._outcomes[key] = _Outcomes()
         outcomes.add(ok, at_seconds)
         self._dirty_success.add(key)
+
+    def _is_forgotten(self, model: str, at_seconds: float) -> bool:
+        return model in self._forgotten and at_seconds <= self._forgotten[model]
 
     def _speeds(self, place: Place) -> PlaceSpeeds:
         speeds = self._places.get(place)
@@ -315,6 +345,15 @@ class Tally:
 
 
 _LN2 = 0.6931471805599453
+
+
+def _served_seconds(event: Completed) -> float:
+    """What a request before this one means as a wait: reading and writing. Its own waiting and loading, where the
+    engine told them apart, would be counted again for each one behind it."""
+    timings = event.timings
+    if event.status != "ok" or timings is None or timings.prompt_eval_seconds is None or timings.eval_seconds is None:
+        return event.duration_seconds
+    return min(event.duration_seconds, timings.prompt_eval_seconds + timings.eval_seconds)
 
 
 def _wanted(use: _Use, now_seconds: float) -> float:

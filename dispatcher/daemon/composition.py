@@ -46,6 +46,7 @@ class Daemon:
                 await self._serve(api_socket, exporter_socket, notes)
         finally:  # also after a fault of ours: what is queued is written
             self.rooms.slow_jobs.stop()
+            self.rooms.experimenting.save()
             await asyncio.to_thread(self.rooms.store.close)  # first: what follows hangs up on the outside, and may hang
             await self.rooms.leaving.bounded(self.rooms.eyes.close(), "eyes")
             self.rooms.leaving.end()
@@ -80,11 +81,13 @@ class Daemon:
 
     def _beat(self) -> None:
         self.rooms.keeping.look()
+        self.rooms.experimenting.look()
         self.rooms.notifier.beat(self.rooms.controller.reconciled_at_seconds)
 
     async def _first_look(self, notes: list[str]) -> None:
         """Before anybody is answered: what earlier runs left, which engine, what the machine is like, what runs."""
         notes += await self.rooms.recollection.recalled()
+        self.rooms.experimenting.apply()
         if isinstance(self.rooms.eyes.provider, AutoProvider):
             await self.rooms.eyes.provider.detect()
         await self.rooms.sampler.poll_once()

@@ -12,7 +12,7 @@ from dispatcher.desk import Desk
 from dispatcher.errors import HistoryUnavailable, NotFound, NotNow
 from dispatcher.history.store import Store
 from dispatcher.lifecycle.controller import Controller
-from dispatcher.vocabulary.event import Completed, Event
+from dispatcher.vocabulary.event import Completed, Event, Turned
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.request import Asked
 from dispatcher.vocabulary.settings import Settings
@@ -85,7 +85,8 @@ class Operations:
         return status
 
     async def act(self, model: str, what: str) -> dict[str, Any]:
-        """start | stop | pin | unpin, by hand. NotFound for a model that has no place here, NotNow with the reason."""
+        """start | stop | pin | unpin | forget, by hand. NotFound for a model that has no place here, NotNow with the
+        reason."""
         views = [view for view in self._controller.view().places if view.place.model == model]
         if not views and what != "unpin":
             known = sorted({view.place.model for view in self._controller.view().places})
@@ -95,6 +96,8 @@ class Operations:
             return self._stop(model, views)
         if what == "start":
             return self._start(model, "asked")
+        if what == "forget":
+            return await self._forget(model)
         if what == "pin":
             chain = [each.name for each in self._settings().models]
             if model not in chain:
@@ -105,6 +108,16 @@ class Operations:
             return self._pinned(model)
         because = await self._unpin(model)
         return {"model": model, "action": "unpin", "state": self._state_of(model), "because": because}
+
+    async def _forget(self, model: str) -> dict[str, Any]:
+        """Durable, then an event; whoever learned from the model unlearns it there."""
+        now = self._clock.now_seconds()
+        await self._store.forget(model, now)
+        because = "forgotten by hand"
+        self._emit(
+            Turned(at_seconds=now, what="profile", subject=model, before="learned", after="forgotten", because=because)
+        )
+        return {"model": model, "action": "forget", "state": self._state_of(model), "because": because}
 
     async def _pin(self, model: str | None) -> None:
         await self._store.pin(model)

@@ -18,16 +18,24 @@ WARM_UP_ROWS = 20_000
 
 
 class Recollection:
-    """rehearsing: this run's models are simulated, too."""
+    """rehearsing: this run's models are simulated, too. experiments: recalls them."""
 
     def __init__(
-        self, *, store: Store, controller: Controller, slow_jobs: SlowJobs, tally: Tally, rehearsing: bool
+        self,
+        *,
+        store: Store,
+        controller: Controller,
+        slow_jobs: SlowJobs,
+        tally: Tally,
+        rehearsing: bool,
+        experiments: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._controller = controller
         self._slow_jobs = slow_jobs
         self._tally = tally
         self._rehearsing = rehearsing
+        self._experiments = experiments
         self._enough = False
 
     async def recalled(self) -> list[str]:
@@ -54,6 +62,8 @@ class Recollection:
         recalls: tuple[tuple[str, Callable[[], None]], ...] = (
             ("leases", self._leases),
             ("the pin", self._pin),
+            ("what was forgotten", self._forgotten),
+            ("experiments", self._experiments),
             ("footprints", self._slow_jobs.recall),
             ("speeds", self._speeds),
         )
@@ -71,6 +81,11 @@ class Recollection:
 
     def _pin(self) -> None:
         self._controller.tenancy.pinned_model = self._store.pinned_model()
+
+    def _forgotten(self) -> None:
+        """First, so that nothing older teaches it again."""
+        for model, at_seconds in self._store.forgotten().items():
+            self._tally.forget(model, at_seconds)
 
     def _speeds(self) -> None:
         """What simulated models did teaches nothing about real ones."""

@@ -17,6 +17,7 @@ from dispatcher.control.footprints import Kills, occupied_bytes
 from dispatcher.control.tally import Tally
 from dispatcher.errors import NotNow
 from dispatcher.history.store import Store
+from dispatcher.vocabulary.event import Event, Turned
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
 from dispatcher.vocabulary.profile import Measured
 from dispatcher.vocabulary.signal import Snapshot
@@ -103,6 +104,14 @@ class SlowJobs:
                 _log.warning('oom_killed=%s consequence="its footprint is believed larger"', view.place)
                 self._erred("oom_killed")
                 self._tally.learn_oom(view.place.model, view.num_ctx, view.parallel)
+        self._keep_peaks()
+
+    def on_event(self, event: Event) -> None:
+        """What was forgotten must not come back with the next start."""
+        if isinstance(event, Turned) and event.what == "profile":
+            self._keep_peaks()
+
+    def _keep_peaks(self) -> None:
         peaks = self._tally.profiles(self._clock.now_seconds()).peaks
         told = msgspec.json.encode(
             [[model, num_ctx, parallel, peak.value, peak.n] for (model, num_ctx, parallel), peak in peaks.items()]

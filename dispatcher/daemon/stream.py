@@ -10,6 +10,7 @@ from dispatcher.control.tally import Tally
 from dispatcher.history.store import Store
 from dispatcher.vocabulary.action import Start
 from dispatcher.vocabulary.event import Acted, Erred, Event, Leased, Sampled, Turned
+from dispatcher.vocabulary.experiment import ExperimentTurned
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.vocabulary.words import printable
 from exporter.collect import Collector
@@ -71,6 +72,10 @@ def tell(event: Event) -> None:
     if isinstance(event, Turned) and event.what in ("place", "provider", "breaker"):
         because = f' because="{_quoted(event.because)}"' if event.because else ""
         _log.info("%s=%s before=%s after=%s%s", event.what, event.subject, event.before, event.after, because)
+    elif isinstance(event, ExperimentTurned):
+        level = logging.WARNING if event.after == "rolled_back" else logging.INFO
+        words = (event.experiment_id, event.before, event.after, _quoted(event.because))
+        _log.log(level, 'experiment=%s before=%s after=%s because="%s"', *words)
     elif isinstance(event, Acted):
         verb = type(event.action).__name__.lower()
         load = f" load_seconds={event.load_seconds:.2f}" if event.load_seconds is not None else ""

@@ -13,6 +13,8 @@ from dispatcher.api.events import Feed
 from dispatcher.api.recent import Recent
 from dispatcher.clock import SystemClock
 from dispatcher.control.tally import Tally
+from dispatcher.daemon.arm_check import arm_check
+from dispatcher.daemon.experimenting import Experimenting
 from dispatcher.daemon.eyes import Eyes
 from dispatcher.daemon.fleet import fleet_of
 from dispatcher.daemon.keeping import Keeping
@@ -85,6 +87,13 @@ class Rooms:
             in_flight=lambda place: self.gateway.in_flight(place),
             breaker=lambda place: self.gateway.breakers.seen(place),
         )
+        self.experimenting = Experimenting(
+            store=self.store,
+            settings=self.current,
+            check=arm_check(self.current, os.environ),
+            clock=self.clock,
+            emit=self.stream.emit,
+        )
         self.desk = Desk(
             fleet=fleet_of(self.controller),
             snapshot=self.snapshot,
@@ -93,6 +102,7 @@ class Rooms:
             clock=self.clock,
             emit=self.stream.emit,
             record_lease=self.store.record_lease,
+            experiments=self.experimenting,
         )
         tenancy = self.controller.tenancy
         self.gateway = Gateway(
@@ -136,7 +146,6 @@ class Rooms:
         )
         self.feed = Feed(self.limits)
         self.recent = Recent()
-        self.stream.listeners = (self.standing.on_event, self.feed.publish, self.recent.on_event)
         self.slow_jobs = SlowJobs(
             fleet=self.fleet,
             snapshot=self.snapshot,
@@ -146,12 +155,18 @@ class Rooms:
             keep_pinned=self.operations.keep_pinned,
             clock=self.clock,
         )
+        self.stream.listeners = (
+            *(self.standing.on_event, self.feed.publish, self.recent.on_event),
+            self.slow_jobs.on_event,
+            self.experimenting.on_event,  # last: what it tells of an event comes after that
+        )
         self.recollection = Recollection(
             store=self.store,
             controller=self.controller,
             slow_jobs=self.slow_jobs,
             tally=self.tally,
             rehearsing=settings.lifecycle.provider == "rehearsal",
+            experiments=self.experimenting.recall,
         )
         self.keeping = Keeping(store=self.store, leases=self._live_leases, emit=self.stream.emit, clock=self.clock)
         self.notifier = Notifier(os.environ)
@@ -177,6 +192,7 @@ class Rooms:
         self.store.apply(settings.history)
         allow_files(settings.server.limits.connections)
         self.controller.tenancy.apply()
+        self.experimenting.apply()
 
     def limits(self) -> LimitSettings:
         return self.settings.server.limits
@@ -241,6 +257,9 @@ class Rooms:
             relay=self.gateway.relay,
             lines=self.gateway.lines,
             records=lambda: self.tally.records(self.clock.now_seconds()),
+            experiments=self.experimenting.told,
+            start_experiment=self.experimenting.start,
+            stop_experiment=self.experimenting.stop,
         )
 
 

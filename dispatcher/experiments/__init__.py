@@ -8,7 +8,8 @@
     page, API, CLI ─> verdict.verdict(state) ─> what is known, in numbers and in one sentence
 
 assign: who gets which arm. sums, evidence: the arithmetic. measure: what an outcome counts as. observe: one outcome
-further. lifetime: begin, stop, lapse. verdict: reading a state. self_test: would the rules cry wolf on this traffic?
+further. lifetime: begin, stop, lapse. partaking: what the desk asks of whoever keeps the states. verdict: reading a
+state. self_test: would the rules cry wolf on this traffic?
 
 What must never come in: a second way to choose a model (an arm is a patch of the settings, decided upon by the same
 `decide`), a clock, chance (it is a hash), memory between calls.

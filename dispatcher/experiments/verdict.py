@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 from dispatcher.experiments.evidence import ALPHA, MIN_UNITS, TAU, half_width
 from dispatcher.experiments.observe import compared, guardrail_alpha, primary_alpha
 from dispatcher.experiments.scales import in_words, level
 from dispatcher.experiments.sums import effective_units
 from dispatcher.vocabulary.experiment import METRICS, Arm, ExperimentState, Metric, Phase, Sums
+
+Role = Literal["primary", "guardrail", "both", "watched"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class MetricReading:
     p is held against, its share of the error allowed."""
 
     metric: Metric
-    role: str  # primary | guardrail | both | watched
+    role: Role
     a: ArmReading
     b: ArmReading
     delta: float | None
@@ -77,7 +80,12 @@ def _reading(state: ExperimentState, metric: Metric) -> MetricReading:
     is_primary = metric == specification.primary
     guardrails = [guardrail.metric for guardrail in specification.guardrails]
     is_guardrail = metric in guardrails
-    roles = {(True, True): "both", (True, False): "primary", (False, True): "guardrail", (False, False): "watched"}
+    roles: dict[tuple[bool, bool], Role] = {
+        (True, True): "both",
+        (True, False): "primary",
+        (False, True): "guardrail",
+        (False, False): "watched",
+    }
     width = None if found is None else half_width(found, TAU[metric], ALPHA)
     return MetricReading(
         metric=metric,

@@ -121,6 +121,7 @@ class Choosing:
             deadline_seconds=left,
             wait_seconds=self._settings().lifecycle.load_timeout_seconds,
             lease_seconds=LEASE_SECONDS,
+            decided_before=errand.last_decision_id,
         )
 
     def _is_known(self, model: str) -> bool:

@@ -8,6 +8,7 @@ from math import inf
 from dispatcher.gateway.answering import Answering
 from dispatcher.gateway.attempt import Ended
 from dispatcher.vocabulary.decision import Decision, Prediction, Selected
+from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.event import Completed, Status
 from dispatcher.vocabulary.fleet import Lease, Place
 from dispatcher.vocabulary.relay import Arrived, Cause, Headers
@@ -178,9 +179,7 @@ class Errand:
             duration_seconds=now_seconds - self.began_seconds if ended is None else ended.seconds,
             prompt_tokens=None if timings is None else timings.prompt_tokens,
             output_tokens=None if timings is None else timings.output_tokens,
-            predicted_seconds=None
-            if prediction is None
-            else prediction.first_token_seconds + prediction.decode_seconds,
+            predicted_seconds=None if prediction is None else _predicted_seconds(prediction, timings),
             timings=timings if durations else None,
             first_token_seconds=None if ended is None else ended.first_token_seconds,
             queue_seconds=self.queue_seconds,
@@ -188,6 +187,14 @@ class Errand:
             quality=quality,
             judged_by=None if quality is None else "answer",
         )
+
+
+def _predicted_seconds(prediction: Prediction, timings: Timings | None) -> float:
+    """Of the attempt, for as many tokens as came: how long an answer is was not what was predicted."""
+    tokens = None if timings is None else timings.output_tokens
+    if not tokens:
+        return prediction.first_token_seconds + prediction.decode_seconds
+    return prediction.first_token_seconds + (tokens - 1) / prediction.tokens_per_second
 
 
 def unread(began_seconds: float, now_seconds: float) -> Completed:

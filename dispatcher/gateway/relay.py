@@ -29,6 +29,7 @@ from dispatcher.gateway.queue import NoSlot, Queues
 from dispatcher.gateway.refusing import give_up, out_of_time
 from dispatcher.gateway.trying import Trying
 from dispatcher.gateway.upstream import Upstreams
+from dispatcher.policy.prefer import completed, fingerprint
 from dispatcher.vocabulary.decision import Decision
 from dispatcher.vocabulary.event import Cached, Event, Status, Turned
 from dispatcher.vocabulary.fleet import FleetView, Place, PlaceState
@@ -145,15 +146,18 @@ class Gateway:
             self._emit(errand.completed(status, self._clock.now_seconds()))
 
     def _named(self, told: surface.Told) -> surface.Told:
-        """Embeddings of `auto` always come from the same model; a chain's name is said as the chain says it."""
-        asked, settings = told.asked, self._settings()
+        """Embeddings of `auto` always come from the same model; a chain's name is said as the chain says it. And what
+        is usual of its agent: a priority counts from here on."""
+        settings = self._settings()
+        asked = completed(told.asked, settings.preferences)
         chain = [model.name for model in settings.models]
         name = asked.model
         if name != surface.AUTO:
             name = surface.same_model(name, chain) or name
         elif told.endpoint.kind == "embed":
             name = settings.gateway.embedding_model or chain[0]
-        return told if name == asked.model else replace(told, asked=replace(asked, model=name))
+        asked = asked if name == asked.model else replace(asked, model=name)
+        return told if asked is told.asked else replace(told, asked=asked)
 
     async def _answered(self, errand: Errand) -> Status:
         key = self._cache_key(errand)
@@ -239,8 +243,10 @@ class Gateway:
         if not (wanted and rules.enabled and rules.size_bytes):
             return None
         asked, only = told.asked, "" if told.fallback else " only"  # by whom it may be answered; after a reload, too
-        varies = f"{asked.task} {asked.complexity} {asked.prefer} {asked.model}{only}".encode("utf-8", "surrogatepass")
-        return self._cache.key(arrived.key_name, arrived.endpoint.path, arrived.body, varies)
+        mark = fingerprint(asked, self._settings().preferences)  # who is preferred, and how that is to write
+        varies = f"{asked.task} {asked.complexity} {asked.prefer} {asked.model}{only}{mark and f' {mark}'}"
+        said = varies.encode("utf-8", "surrogatepass")
+        return self._cache.key(arrived.key_name, arrived.endpoint.path, arrived.body, said)
 
     def _kept(self, key: bytes) -> Kept | None:
         """Nothing from a place that has turned unhealthy, however it is known: so may have been its answers."""

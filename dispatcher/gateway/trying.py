@@ -73,7 +73,7 @@ class Trying:
             self._goes(errand, given, limits, slot)
             ended = await attempt.run(
                 given.origin,
-                surface.addressed(errand.told, place.model, given.lease.num_ctx),
+                surface.addressed(errand.told, place.model, given.lease.num_ctx, given.decision.options),
                 errand.headers(cache="miss" if cached else None),
                 stream=errand.told.stream,
                 keep_bytes=self._settings().gateway.cache.size_bytes // KEPT_SHARE if cached else 0,

@@ -16,8 +16,16 @@ import msgspec
 from dispatcher.errors import HistoryUnavailable
 from dispatcher.history.file import Identity, identity, is_broken, open_to_read
 from dispatcher.history.looking_thread import LookingThread, Refusing
-from dispatcher.history.rows import DecisionHead, read_acted, read_completed, read_failed, read_lease
+from dispatcher.history.rows import (
+    DecisionHead,
+    read_acted,
+    read_completed,
+    read_experiment,
+    read_failed,
+    read_lease,
+)
 from dispatcher.vocabulary.event import Acted, Completed, Failed
+from dispatcher.vocabulary.experiment import ExperimentState
 from dispatcher.vocabulary.fleet import Lease, Place
 
 READ_SECONDS = 5.0
@@ -173,6 +181,12 @@ def recent_acted(connection: sqlite3.Connection, limit: int) -> list[Acted]:
 def leases(connection: sqlite3.Connection) -> list[Lease]:
     rows = [(0.0, body) for (body,) in connection.execute("SELECT body FROM lease ORDER BY id")]
     return _each(lambda row: read_lease(row[1]), rows)
+
+
+def experiments(connection: sqlite3.Connection) -> list[ExperimentState]:
+    """In the order they began."""
+    found = connection.execute("SELECT body FROM experiment ORDER BY started_at_seconds, id")
+    return _each(lambda row: read_experiment(row[1]), [(0.0, body) for (body,) in found])
 
 
 def facts(connection: sqlite3.Connection) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ from dispatcher.vocabulary.event import (
     Sampled,
     Turned,
 )
+from dispatcher.vocabulary.experiment import ArmSpecification, ExperimentState, ExperimentTurned, Shadowed
 from dispatcher.vocabulary.fleet import Lease, Place
 from dispatcher.vocabulary.signal import HOST
 
@@ -92,6 +94,21 @@ def erase_lease(connection: sqlite3.Connection, lease_id: str) -> bool:
     return connection.execute("DELETE FROM lease WHERE id = ?", (lease_id,)).rowcount > 0
 
 
+def write_experiment(connection: sqlite3.Connection, state: ExperimentState) -> bool:
+    """The whole of it, as it is now."""
+    connection.execute(
+        "INSERT INTO experiment (id, started_at_seconds, stopped_at_seconds, body) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET started_at_seconds = excluded.started_at_seconds,"
+        " stopped_at_seconds = excluded.stopped_at_seconds, body = excluded.body",
+        (state.id, state.started_at_seconds, state.ended_at_seconds, _text(state)),
+    )
+    return True
+
+
+def erase_experiment(connection: sqlite3.Connection, experiment_id: str) -> bool:
+    return connection.execute("DELETE FROM experiment WHERE id = ?", (experiment_id,)).rowcount > 0
+
+
 def write_fact(connection: sqlite3.Connection, name: str, value: str | None) -> bool:
     """None: the fact is taken back."""
     if value is None:
@@ -116,6 +133,20 @@ def read_failed(body: str) -> Failed:
 
 def read_lease(body: str) -> Lease:
     return msgspec.json.decode(body, type=Lease)
+
+
+def read_experiment(body: str) -> ExperimentState:
+    """As read_completed. JSON has no tuples: what was one in a policy (weights) is one again, or it would not equal
+    what somebody writes anew."""
+    state = msgspec.json.decode(body, type=ExperimentState)
+    a, b = _with_tuples(state.specification.a), _with_tuples(state.specification.b)
+    return replace(state, specification=replace(state.specification, a=a, b=b))
+
+
+def _with_tuples(arm: ArmSpecification) -> ArmSpecification:
+    return replace(
+        arm, policy={name: tuple(value) if isinstance(value, list) else value for name, value in arm.policy.items()}
+    )
 
 
 def read_acted(at_seconds: float, body: str) -> Acted:
@@ -206,6 +237,10 @@ def _small(event: Event) -> tuple[str, str | None, Place | None, object]:
         case Reloaded(ok=ok, because=because, changed=changed, waiting=waiting):
             reloaded = {"ok": ok, "because": because, "changed": changed, "waiting": waiting}
             return "reloaded", None, None, reloaded
+        case ExperimentTurned():
+            return "experiment_turned", None, None, event
+        case Shadowed(decision_id=decision_id):
+            return "shadowed", decision_id, None, event
         case _:
             raise TypeError(f"{type(event).__name__} is no event the history knows; it is not kept")
 

@@ -4,7 +4,8 @@
 CREATE TABLE event (
     id INTEGER PRIMARY KEY,
     at_seconds REAL NOT NULL,
-    kind TEXT NOT NULL, -- decided leased relayed failed completed acted turned sampled reloaded
+    -- decided leased relayed failed completed acted turned sampled reloaded experiment_turned shadowed
+    kind TEXT NOT NULL,
     decision_id TEXT,
     model TEXT, -- of a decision: the chosen one; NULL when none was
     server TEXT, -- with model: the place
@@ -37,6 +38,7 @@ CREATE TABLE fact (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
+-- Running and ended ones, each the whole of its state: its numbers are in it, and nowhere else.
 CREATE TABLE experiment (
     id TEXT PRIMARY KEY,
     started_at_seconds REAL NOT NULL,

@@ -20,6 +20,7 @@ from dispatcher.history.reader import Reader
 from dispatcher.history.rows import DecisionHead, EncodeDecision
 from dispatcher.history.writer import Write, Writer
 from dispatcher.vocabulary.event import Acted, Cached, Completed, Decided, Event, Failed, Leased, Relayed, Sampled
+from dispatcher.vocabulary.experiment import ArmObserved, ExperimentState, Shadowed
 from dispatcher.vocabulary.fleet import Lease
 from dispatcher.vocabulary.settings import HistorySettings
 
@@ -29,6 +30,7 @@ SAMPLED_EVERY_SECONDS = 60.0  # host readings kept for replay
 CLOSE_SECONDS = 10.0
 _PINNED = "pinned_model"
 _FLAG = "flag:"
+_FORGOTTEN = "forgotten:"
 
 
 class Store:
@@ -43,6 +45,7 @@ class Store:
         self._writer.ground.release_readers = self._reader.let_go
         self._heads: OrderedDict[str, DecisionHead] = OrderedDict()
         self._facts: dict[str, str] = {}
+        self._experiments: dict[str, ExperimentState] = {}  # as told last, by id
         self._sampled_at_seconds: float | None = None
         self._recording: set[str] = set()  # leases whose record is awaited, and that have not ended meanwhile
 
@@ -87,10 +90,12 @@ class Store:
         return self._writer.ground.begun_anew
 
     def tell_again(self, leases: Iterable[Lease]) -> None:
-        """What a new file must know so that nothing is lost with this process: the live leases, and all single facts.
-        Not awaited; owed."""
+        """What a new file must know so that nothing is lost with this process: the live leases, the experiments, and
+        all single facts. Not awaited; owed."""
         for name, value in self._facts.items():
             self._writer.owe(f"fact:{name}", partial(rows.write_fact, name=name, value=value))
+        for state in self._experiments.values():
+            self.owe_experiment(state)
         for lease in leases:
             self.owe_lease(lease)
 
@@ -108,7 +113,8 @@ class Store:
 
     def append(self, event: Event) -> None:
         """Never blocks, never raises. Host readings are kept once a minute; not at all what says nothing that another
-        record does not: the first attempt of a relay, a lease kept in memory only, a look into the cache."""
+        record does not: the first attempt of a relay, a lease kept in memory only, a look into the cache, what is
+        counted of an experiment, for its state has it."""
         if isinstance(event, Decided):
             self._remember_head(event)
         elif isinstance(event, Sampled):
@@ -119,7 +125,7 @@ class Store:
         elif isinstance(event, Leased):
             if not event.lease.durable:
                 return
-        elif isinstance(event, Cached) or (isinstance(event, Relayed) and event.attempt <= 1 and not event.cause):
+        elif _says_nothing_more(event):
             return
         self._writer.offer(partial(rows.write_event, event=event, encode_decision=self._encode_decision))
 
@@ -187,6 +193,29 @@ class Store:
                 f"the history {self.path} did not confirm within {RECORD_SECONDS:g} s; take it as not recorded"
             ) from None
 
+    # ── experiments ──
+
+    def experiments(self) -> list[ExperimentState]:
+        """Of earlier runs, in the order they began; asked once, at start. Raises HistoryUnavailable."""
+        found = self._reader.now(reader.experiments)
+        self._experiments = {state.id: state for state in found}
+        return found
+
+    async def record_experiment(self, state: ExperimentState) -> None:
+        """Committed and synced when this returns. Raises HistoryUnavailable, and then it is not remembered."""
+        await self._awaited(partial(rows.write_experiment, state=state), synced=True)
+        self._experiments[state.id] = state
+
+    def owe_experiment(self, state: ExperimentState) -> None:
+        """As record_experiment, not awaited. While the disk fails it is owed. It is encoded in the writer's thread."""
+        self._experiments[state.id] = state
+        self._writer.owe(f"experiment:{state.id}", partial(rows.write_experiment, state=state))
+
+    def forget_experiment(self, experiment_id: str) -> None:
+        """Not awaited, owed."""
+        self._experiments.pop(experiment_id, None)
+        self._writer.owe(f"experiment:{experiment_id}", partial(rows.erase_experiment, experiment_id=experiment_id))
+
     # ── reads ──
 
     async def decisions(
@@ -238,6 +267,17 @@ class Store:
         else:
             self._facts[_PINNED] = model
 
+    def forgotten(self) -> dict[str, float]:
+        """model → until when what it did is not to be learned from again."""
+        prefix = len(_FORGOTTEN)
+        return {name[prefix:]: float(at) for name, at in self._facts.items() if name.startswith(_FORGOTTEN)}
+
+    async def forget(self, model: str, at_seconds: float) -> None:
+        """Its rows stay: they happened. Raises HistoryUnavailable, and then it is not forgotten."""
+        name, value = _FORGOTTEN + model, repr(at_seconds)
+        await self._awaited(partial(rows.write_fact, name=name, value=value), synced=True)
+        self._facts[name] = value
+
     def flag(self, name: str) -> bool:
         return _FLAG + name in self._facts
 
@@ -253,3 +293,15 @@ class Store:
 
     def recall(self, name: str) -> str | None:
         return self._facts.get(name)
+
+
+def _says_nothing_more(event: Event) -> bool:
+    match event:
+        case Cached() | ArmObserved():
+            return True
+        case Shadowed(divergence=divergence):
+            return divergence == "same"
+        case Relayed(attempt=attempt, cause=cause):
+            return attempt <= 1 and not cause
+        case _:
+            return False

@@ -1,4 +1,5 @@
-"""Which of the survivors it shall be: by weighted scores, or with a quality target by time; and now and then another.
+"""Which of the survivors it shall be: one that users prefer; else by weighted scores, or with a quality target by time,
+and now and then another.
 
 Whatever is chosen, the rest follows as fallbacks in order of health and performance.
 """
@@ -6,43 +7,35 @@ Whatever is chosen, the rest follows as fallbacks in order of health and perform
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
+from dispatcher.policy import prefer
 from dispatcher.policy.explain import kept_ready
 from dispatcher.policy.filters import Option
+from dispatcher.policy.scored import Scored
 from dispatcher.policy.scorers import believed, success_ratio
 from dispatcher.policy.sight import Sight
-from dispatcher.vocabulary.decision import Prediction, Reason, Scores
-from dispatcher.vocabulary.fleet import PlaceState
+from dispatcher.vocabulary.decision import Reason, Rejection
 from dispatcher.vocabulary.profile import NO_BELIEF
 
 LEAST_SUCCESS_RATIO = 0.05  # of a model that always fails: it is worth twenty tries, not infinitely many
 KNOWN_ANSWERS = 30.0  # judged; a model that has as many is not explored
 
 
-@dataclass(slots=True)
-class Scored:
-    """A survivor with its score, while the best is sought."""
-
-    option: Option
-    prediction: Prediction
-    scores: Scores
-    score: float
-    order: int  # position in the chain
-
-    @property
-    def is_ready(self) -> bool:
-        return not self.option.must_start and self.option.view.state is PlaceState.READY
-
-
-def ranking(survivors: list[Scored], sight: Sight) -> tuple[list[Scored], tuple[Reason, ...]]:
+def ranking(
+    survivors: list[Scored], refused: Sequence[tuple[Option, Rejection]], sight: Sight
+) -> tuple[list[Scored], tuple[Reason, ...]]:
     """The choice first, then the fallbacks; and what a person should know of how it was preferred."""
+    preferred, whose = prefer.usable(survivors, refused, sight)
     if not survivors:
-        return [], ()
+        return [], whose
     target = sight.settings.policy.quality_target
-    best, told = _best_scored(survivors, sight) if target is None else _soonest_able(survivors, target, sight)
-    other = _explored(survivors, best, sight)
+    among = preferred or survivors
+    if target is None or preferred:
+        best, told = _best_scored(among, sight)
+    else:
+        best, told = _soonest_able(among, target, sight)
+    other = None if preferred else _explored(survivors, best, sight)
     if other is not None:
         judged = round(sight.world.profiles.beliefs.get(_key(other, sight), NO_BELIEF).judged)
         names = f"{other.option.facts.name} instead of {best.option.facts.name}"
@@ -50,7 +43,7 @@ def ranking(survivors: list[Scored], sight: Sight) -> tuple[list[Scored], tuple[
         best, told = other, (Reason(code="explored", detail=detail),)
     rest = [one for one in survivors if one is not best]
     rest.sort(key=lambda one: (-one.scores.health, -one.scores.performance, one.order))
-    return [best, *rest], told
+    return [best, *rest], (*whose, *told)
 
 
 def _best_scored(survivors: list[Scored], sight: Sight) -> tuple[Scored, tuple[Reason, ...]]:
@@ -75,8 +68,9 @@ def _soonest_able(survivors: list[Scored], target: float, sight: Sight) -> tuple
     def seconds(one: Scored) -> float:
         return one.prediction.total_seconds / max(LEAST_SUCCESS_RATIO, success_ratio(one.option, sight))
 
-    def rank(one: Scored) -> tuple[float, float, int, int]:
-        return -one.scores.health, seconds(one), one.order, _tie(sight.request.id, one)
+    def rank(one: Scored) -> tuple[bool, float, int, int]:
+        unwell = one.option.view.breaker != "closed" or one.scores.health == 0.0  # a poor success is in the seconds
+        return unwell, seconds(one), one.order, _tie(sight.request.id, one)
 
     able = [one for one in survivors if one.scores.capability >= target]
     if able:

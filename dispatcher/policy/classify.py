@@ -112,9 +112,39 @@ _COMPLEX = _rule(
     r"in detail|thorough\w*|comprehensive|end-to-end|migrat\w+|security|rigorous\w*|step by step)\b",
 )
 _SIMPLE = re.compile(
-    r"\W*(?:hi|hello|hey|thanks?|thank you|translate|what is|who (?:is|was)|when (?:is|was|did)|define|spell|yes|no)\b"
+    r"\W*(?:hi|hello|hey|thanks?|thank you|translate|what is|what's|who|when|where|which|"
+    r"how (?:many|much|long|old|far|tall|big)|do|does|did|is|are|was|were|can|tell me a joke|define|spell|yes|no)\b"
 )
+# One thing is asked for, and it is small. Not in a long prompt: there the words may stand for anything.
+_SMALL = re.compile(
+    r"\b(?:one[- ]liner|docstring|commit message|help text|typo|yes or no|in (?:one|two) (?:sentences?|words?)|"
+    r"difference between|cron expression|rename)\b|^\W*(?:how (?:do|can|to|would)|what does|when (?:do|does|should))\b"
+)
+_OPENERS = ("how", "what", "when")  # of a question, which has to be short itself
+_SMALL_CHARACTERS = 300
+_SMALL_QUESTION_WORDS = 14
 _AMBIGUOUS = re.compile(r"\W*(?:it|this|that|help|fix it|do it|continue|more|again|improve (?:it|this))\W*$")
+# Nothing but these: no word says what it is about.
+_VAGUE_WORDS = (
+    "a about again and another any anything better can change come continue could different do does doesn't "
+    "doing don't else fix for go good help i i'm improve in is isn't it its last look make me more my need "
+    "next no not now of ok on one other please same second so solve some something stuff sure that that's the "
+    "them then these they thing things this those to try up want what what's why with won't work working works "
+    "wrong yes you"
+)
+_VAGUE = frozenset(_VAGUE_WORDS.split())
+_VAGUE_AT_MOST_WORDS = 10
+_WORD = re.compile(r"[^\W_]+(?:'[a-z]+)?")
+_GREETINGS = frozenset(("ok", "sure", "yes", "no", "good"))
+# What else the answer has to satisfy.
+_DEMAND = _rule(
+    "demand",
+    "must,should,includ,support,handl,validat,ensur,without,at least,graceful,make sure,cover",
+    r"\b(?:must|should|including|include|supports?|handles?|handling|validate|ensure|without|at least|gracefully?|"
+    r"make sure|cover)\b",
+)
+_MANY_DEMANDS = 3
+_DEMANDS_READ_CHARACTERS = 600
 
 _OUTPUT_TOKENS: dict[str, int] = {  # what such an answer usually takes, until history says otherwise
     "coding": 400,
@@ -134,7 +164,7 @@ def classify(asked: Asked, *, request_id: str, at_seconds: float) -> Request:
     """The features of one request. prompt_tokens: the caller's context_tokens, else characters / 4."""
     text = asked.text[asked.last_at : asked.last_at + READ_CHARACTERS].lower()
     opening = asked.text[: min(asked.last_at, OPENING_CHARACTERS)].lower()
-    task, task_because = (asked.task, "the caller said so") if asked.task else _task(text, opening)
+    task, task_because = _stated_task(asked) or _task(text, opening)
     complexity, complexity_because = (
         (asked.complexity, "the caller said so") if asked.complexity else _complexity(text, task)
     )
@@ -168,6 +198,12 @@ def classify(asked: Asked, *, request_id: str, at_seconds: float) -> Request:
     )
 
 
+def _stated_task(asked: Asked) -> tuple[Task, str] | None:
+    if asked.task is not None:
+        return asked.task, "the caller said so"
+    return None if asked.usual_task is None else (asked.usual_task, "usual of its agent (preferences)")
+
+
 def ruled(text: str) -> Task | None:
     """What the rules alone say; text in lower case. None: no rule matched."""
     return next((task for task, rule in _TASK_RULES if rule.matches(text)), None)
@@ -196,12 +232,30 @@ def _task(text: str, opening: str) -> tuple[Task, str]:
 def _complexity(text: str, task: Task) -> tuple[Complexity, str]:
     if not text.strip():
         return "moderate", "no text to judge"
-    if _AMBIGUOUS.match(text):
+    if _AMBIGUOUS.match(text) or _is_vague(text):
         return "ambiguous", "refers to something that is not there"
     if found := _COMPLEX.finds(text):
         return "complex", f"{len(found)} marker(s) of depth"
     if task == "architecture":
         return "complex", "a design task"
+    if len(demands := set(_DEMAND.finds(text[:_DEMANDS_READ_CHARACTERS]))) >= _MANY_DEMANDS:
+        return "complex", f"{len(demands)} demands at once"
     if task == "general" and _SIMPLE.match(text):
         return "simple", "a greeting, a translation or a fact"
+    if _is_small(text):
+        return "simple", "one small thing"
     return "moderate", "no marker of depth or ease"
+
+
+def _is_vague(text: str) -> bool:
+    """A few words of which none says what it is about."""
+    if len(text) > _VAGUE_AT_MOST_WORDS * 12:
+        return False
+    words = _WORD.findall(text)
+    return 0 < len(words) <= _VAGUE_AT_MOST_WORDS and _VAGUE.issuperset(words) and not _GREETINGS.issuperset(words)
+
+
+def _is_small(text: str) -> bool:
+    if len(text) > _SMALL_CHARACTERS or (found := _SMALL.search(text)) is None:
+        return False
+    return found.start() > 0 or not found[0].startswith(_OPENERS) or len(text.split()) <= _SMALL_QUESTION_WORDS

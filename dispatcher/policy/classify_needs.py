@@ -1,4 +1,4 @@
-"""What a request needs beyond its task, and what that asks of a model's seven declared capabilities.
+"""What a request needs beyond its task.
 
 Read from wording, as the rules are. A need is a wish of the scorers, never a filter: only what the caller states
 (`requires`) refuses a model.
@@ -7,10 +7,8 @@ Read from wording, as the rules are. A need is a wish of the scorers, never a fi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from dispatcher.policy.scorers import TASK_NEEDS
-from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, Asked, Need, Request
+from dispatcher.vocabulary.request import CONTEXT_RUNGS_TOKENS, Asked, Need
 
 _WORDING: tuple[tuple[Need, tuple[str, ...], re.Pattern[str]], ...] = (
     (
@@ -66,15 +64,6 @@ _WORDING: tuple[tuple[Need, tuple[str, ...], re.Pattern[str]], ...] = (
     ),
 )
 
-# What each need takes from the shares of the task, for its capability: one wish in a sentence is no task of its own.
-_SHIFT_RATIO = 0.2
-_CAPABILITY_OF: Mapping[Need, str] = {
-    "accuracy": "accuracy",
-    "speed": "speed",
-    "creativity": "creativity",
-    "json": "accuracy",
-}
-
 
 def needs_of(text: str, asked: Asked, context_tokens: int) -> tuple[frozenset[Need], tuple[str, ...]]:
     """The needs, and the evidence for each in words. text: in lower case, already cut; context_tokens: with the
@@ -101,15 +90,3 @@ def _any_in(words: tuple[str, ...], text: str) -> bool:
         if word in text:
             return True
     return False
-
-
-def capability_asked(request: Request) -> Mapping[str, float]:
-    """Shares of the seven declared capabilities that this request asks for; they sum to 1. Its task's shares (the
-    scorers' table), moved by each of its needs. Nothing is scored by it yet: a learned capability will be."""
-    shares = dict(TASK_NEEDS[request.task])
-    for need in sorted(request.needs):
-        capability = _CAPABILITY_OF.get(need)
-        if capability is not None:
-            shares = {name: share * (1 - _SHIFT_RATIO) for name, share in shares.items()}
-            shares[capability] = shares.get(capability, 0.0) + _SHIFT_RATIO
-    return shares

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from math import ceil
 
 from dispatcher.policy import filters
-from dispatcher.policy.choose import Scored, ranking
+from dispatcher.policy.choose import ranking
 from dispatcher.policy.explain import best_effort, confidence, reasons, sentence
 from dispatcher.policy.filters import Option, option_for
 from dispatcher.policy.memory import memory_short
 from dispatcher.policy.predict import predict
+from dispatcher.policy.prefer import options_for
+from dispatcher.policy.scored import Scored
 from dispatcher.policy.scorers import scores, total, weights
 from dispatcher.policy.sight import Sight, see
 from dispatcher.vocabulary.decision import MAX_CANDIDATES, Candidate, Decision, Rejection, Verdict
+from dispatcher.vocabulary.preference_settings import NO_OPTIONS
 from dispatcher.vocabulary.request import Request
 from dispatcher.vocabulary.settings import PolicySettings, Settings
 from dispatcher.vocabulary.signal import Freshness
@@ -47,7 +50,7 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
     """The whole decision: every candidate (at most 32 whole), every rejection, every score, one sentence."""
     sight = see(request, world, settings, now_seconds)
     survivors, refused = _weigh(sight)
-    ranked, preferred = ranking(survivors, sight)
+    ranked, preferred = ranking(survivors, refused, sight)
     chosen = ranked[0] if ranked else None
     kept = [_candidate(one, "chosen" if one is chosen else "fallback") for one in ranked[:MAX_CANDIDATES]]
     room = MAX_CANDIDATES - len(kept)
@@ -78,6 +81,7 @@ def decide(request: Request, world: World, settings: Settings, now_seconds: floa
         rehearsal=world.fleet.rehearsal,
         retry_after_seconds=_retry_after_seconds(sight, refused),
         sentence=sentence(kept[0] if chosen else None, kept, sight),
+        options=options_for(request, chosen.option.facts.name, settings.preferences) if chosen else NO_OPTIONS,
     )
 
 

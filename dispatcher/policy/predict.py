@@ -13,7 +13,7 @@ from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Prediction
 from dispatcher.vocabulary.fleet import Place, PlaceState, PlaceView
-from dispatcher.vocabulary.profile import LOAD_BASE_SECONDS, NO_RATES, HostSpeed, Measured, ModelFacts, blended
+from dispatcher.vocabulary.profile import NO_RATES, HostSpeed, Measured, ModelFacts, blended
 
 STOP_SECONDS = 2.0  # prior of stopping one place, until measured
 USUAL_OUTPUT_TOKENS = 200  # of the answers behind somebody else's request latency: a rate is no matter of this request
@@ -28,7 +28,7 @@ def decode_prior_tokens_per_second(facts: ModelFacts, num_ctx: int, speed: HostS
 def load_prior_seconds(facts: ModelFacts, stated_seconds: float | None, speed: HostSpeed) -> float:
     if stated_seconds is not None:
         return stated_seconds
-    return LOAD_BASE_SECONDS + facts.file_bytes / speed.disk_bytes_per_second
+    return speed.load_base_seconds + facts.file_bytes / speed.disk_bytes_per_second
 
 
 def predict(option: Option, sight: Sight) -> Prediction:

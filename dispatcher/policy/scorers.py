@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from dispatcher.policy.filters import Option
 from dispatcher.policy.sight import Sight
 from dispatcher.vocabulary.decision import Prediction, Scores
 from dispatcher.vocabulary.profile import NO_BELIEF, ModelFacts, Success
-from dispatcher.vocabulary.request import Request
+from dispatcher.vocabulary.request import Need, Request
 from dispatcher.vocabulary.settings import PolicySettings
 
 # What each task asks of a model, as shares of the seven declared capabilities. Speed is not among them: how fast an
@@ -28,10 +28,37 @@ TASK_NEEDS: Mapping[str, Mapping[str, float]] = {
 UNDECLARED_CAPABILITY = 0.5  # a capability a model does not declare counts as neither good nor bad
 
 
+# What each need takes from the shares of the task, for its capability: one wish in a sentence is no task of its own.
+# What an agent is there for takes as much as two of them. A need of speed takes nothing: see above.
+_NEED_SHIFT_RATIO = 0.2
+_AGENT_SHIFT_RATIO = 0.4
+_CAPABILITY_OF: Mapping[Need, str] = {"accuracy": "accuracy", "creativity": "creativity", "json": "accuracy"}
+
+
+def capability_asked(request: Request, of_agent: Sequence[str] = ()) -> Mapping[str, float]:
+    """Shares of the seven declared capabilities that this request asks for; they sum to 1: its task's, moved by each of
+    its needs, and by the capabilities its agent was declared to ask for, in equal parts."""
+    shares = TASK_NEEDS[request.task]
+    for need in sorted(request.needs):
+        if (name := _CAPABILITY_OF.get(need)) is not None:
+            shares = _moved(shares, (name,), _NEED_SHIFT_RATIO)
+    return _moved(shares, of_agent, _AGENT_SHIFT_RATIO) if of_agent else shares
+
+
+def _moved(shares: Mapping[str, float], names: Sequence[str], ratio: float) -> Mapping[str, float]:
+    moved = {name: share * (1 - ratio) for name, share in shares.items()}
+    for name in names:
+        moved[name] = moved.get(name, 0.0) + ratio / len(names)
+    return moved
+
+
 def capability(facts: ModelFacts, task: str) -> float:
-    """As declared: the prior."""
-    needs = TASK_NEEDS[task]
-    return sum(share * facts.capabilities.get(name, UNDECLARED_CAPABILITY) for name, share in needs.items())
+    """As declared, for a task without needs."""
+    return _declared(facts, TASK_NEEDS[task])
+
+
+def _declared(facts: ModelFacts, asked: Mapping[str, float]) -> float:
+    return sum(share * facts.capabilities.get(name, UNDECLARED_CAPABILITY) for name, share in asked.items())
 
 
 def performance(prediction: Prediction, success: Success, policy: PolicySettings) -> float:
@@ -41,7 +68,7 @@ def performance(prediction: Prediction, success: Success, policy: PolicySettings
 
 def success_ratio(option: Option, sight: Sight) -> float:
     """Expected of it at this task."""
-    return _expected_success(_success(option, sight), sight.settings.policy)
+    return _expected_success(success_of(option, sight), sight.settings.policy)
 
 
 def _expected_success(success: Success, policy: PolicySettings) -> float:
@@ -49,7 +76,8 @@ def _expected_success(success: Success, policy: PolicySettings) -> float:
     return (success.ok + 5 * policy.prior_success_ratio) / (success.n + 5)
 
 
-def _success(option: Option, sight: Sight) -> Success:
+def success_of(option: Option, sight: Sight) -> Success:
+    """Of its model at this task, in the window."""
     known = sight.world.profiles.success
     return known.get((option.facts.name, sight.request.task), _NO_SUCCESS) if known else _NO_SUCCESS
 
@@ -63,7 +91,7 @@ def health(option: Option, success: Success, policy: PolicySettings) -> float:
 
 
 def scores(option: Option, prediction: Prediction, sight: Sight) -> Scores:
-    policy, success = sight.settings.policy, _success(option, sight)
+    policy, success = sight.settings.policy, success_of(option, sight)
     return Scores(
         capability=believed(option.facts, sight)[0],
         performance=performance(prediction, success, policy),
@@ -79,8 +107,18 @@ def believed(facts: ModelFacts, sight: Sight) -> tuple[float, float]:
         beliefs, task = sight.world.profiles.beliefs, sight.request.task
         belief = beliefs.get((facts.name, task), NO_BELIEF) if beliefs else NO_BELIEF
         prior_samples = sight.settings.policy.capability_prior_samples
-        known = sight.memo[facts.name] = belief.bounds(capability(facts, task), prior_samples)
+        known = sight.memo[facts.name] = belief.bounds(_declared(facts, _asked(sight)), prior_samples)
     return cast("tuple[float, float]", known)
+
+
+def _asked(sight: Sight) -> Mapping[str, float]:
+    """The same for all candidates: worked out once per decision."""
+    known = sight.memo.get(("asked",))
+    if known is None:
+        agent = sight.settings.preferences.agents.get(sight.request.agent)
+        of_agent = () if agent is None else agent.capabilities
+        known = sight.memo[("asked",)] = capability_asked(sight.request, of_agent)
+    return cast("Mapping[str, float]", known)
 
 
 _NO_SUCCESS = Success()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dispatcher.vocabulary.fleet import Lease, Place, PlaceState
+from dispatcher.vocabulary.preference_settings import NO_OPTIONS, GenerationOptions
 from dispatcher.vocabulary.request import Request
 from dispatcher.vocabulary.signal import UnknownReason
 from dispatcher.vocabulary.words import Seconds
@@ -134,6 +135,7 @@ class Decision:
     rehearsal: bool = False
     retry_after_seconds: int = 5
     sentence: str = ""
+    options: GenerationOptions = NO_OPTIONS  # how the chosen model is to write, by the preferences
 
     @property
     def id(self) -> str:

@@ -9,13 +9,14 @@ from typing import Literal
 from dispatcher.vocabulary.action import Action
 from dispatcher.vocabulary.decision import Decision
 from dispatcher.vocabulary.engine import Timings
+from dispatcher.vocabulary.experiment import ArmObserved, ExperimentTurned, Shadowed
 from dispatcher.vocabulary.fleet import Lease, Place
 from dispatcher.vocabulary.relay import Cause
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.vocabulary.status import STATUSES as STATUSES
+from dispatcher.vocabulary.status import Status as Status
 
 GONE = "gone"  # what a place has turned to that is no longer declared: no state, it is in the fleet no more
-Status = Literal["ok", "error", "timeout", "cancelled", "shed", "drained"]
-STATUSES: tuple[Status, ...] = ("ok", "error", "timeout", "cancelled", "shed", "drained")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class Turned:
     """Something changed its state; subject names which one of its kind (`what`)."""
 
     at_seconds: float
-    what: Literal["place", "latch", "source", "breaker", "provider", "history"]
+    what: Literal["place", "latch", "source", "breaker", "provider", "history", "profile"]
     subject: str
     before: str
     after: str
@@ -164,4 +165,19 @@ class Erred:
     count: int = 1
 
 
-Event = Decided | Leased | Relayed | Failed | Cached | Completed | Acted | Turned | Sampled | Reloaded | Erred
+Event = (
+    Decided
+    | Leased
+    | Relayed
+    | Failed
+    | Cached
+    | Completed
+    | Acted
+    | Turned
+    | Sampled
+    | Reloaded
+    | Erred
+    | ArmObserved
+    | ExperimentTurned
+    | Shadowed
+)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from dispatcher.vocabulary.event import Status
+from dispatcher.vocabulary.status import Status
 
 Arm = Literal["A", "B"]  # A: what is in force, or stands for it; B: what is tried
 Metric = Literal["success", "log_latency", "quality"]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from dispatcher.vocabulary.fleet import Place
 
 OVERHEAD_BYTES = 322_122_547  # 0.3 GiB: runner, graph and buffers (numbers.md, fixed)
-LOAD_BASE_SECONDS = 1.5  # a load = this + file / disk rate, until it was measured
-BLEND_SAMPLES = 5  # as much as this many samples weighs a prior: n / (n + 5)
+LOAD_BASE_SECONDS = (
+    1.5  # a load = this + file / disk rate, until one was measured; less where loads are faster than that
+)
+BLEND_SAMPLES = 5  # so many samples weigh as much as a prior
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +87,26 @@ class Belief:
     def judged(self) -> float:
         return self.good + self.poor
 
-    def bounds(self, prior: float, prior_samples: float) -> tuple[float, float]:
-        """Of the posterior: a Beta from `prior_samples` answers of the prior's quality and these; its mean less and
-        plus one standard deviation, 0..1."""
-        weight = prior_samples + self.n
-        if weight <= 0:
-            return prior, prior
-        mean = (prior * (prior_samples + self.plain) + self.good) / weight
-        deviation: float = (max(0.0, mean * (1 - mean)) / (weight + 1)) ** 0.5
+    def bounds(self, declared: float, prior_samples: float) -> tuple[float, float]:
+        """Of the posterior: its mean less and plus one standard deviation, 0..1.
+
+        What is declared is what may be counted on: the lower bound of a Beta prior of `prior_samples` answers. So a
+        model that nobody judged counts as declared, and one that was judged as it was declared counts little less.
+        Plain answers pull the mean back to the prior's, and take away no doubt.
+        """
+        prior = _mean_above(declared, prior_samples)
+        mean = (prior * (prior_samples + self.plain) + self.good) / (prior_samples + self.n)
+        deviation: float = (max(0.0, mean * (1 - mean)) / (prior_samples + self.judged + 1)) ** 0.5
         return max(0.0, mean - deviation), min(1.0, mean + deviation)
+
+
+def _mean_above(lower: float, samples: float) -> float:
+    """The mean of the Beta of so many samples whose mean less one standard deviation is `lower`:
+    m − √(m (1 − m) / (samples + 1)) = lower, solved for m."""
+    weight = samples + 1
+    half = 2 * lower * weight + 1
+    root: float = (half**2 - 4 * (weight + 1) * weight * lower**2) ** 0.5
+    return min(1.0, (half + root) / (2 * (weight + 1)))
 
 
 NO_BELIEF = Belief()
@@ -121,11 +134,17 @@ class Record:
     updated_at_seconds: float
 
 
+def measured_share(n: int) -> float:
+    """Of a measurement over n samples, beside a prior."""
+    return n**2 / (n**2 + BLEND_SAMPLES**2)
+
+
 def blended(measured: Measured, prior: float) -> float:
-    """Measurement and prior by weight n / (n + 5): numbers.md has one blend, everywhere."""
+    """Measurement and prior, by one weight everywhere: n² / (n² + 5²). At five samples they weigh alike, as with
+    n / (n + 5); but there a prior that is wrong by half still spoilt a rate by a tenth after twenty."""
     if measured.value is None or measured.n <= 0:
         return prior
-    weight = measured.n / (measured.n + BLEND_SAMPLES)
+    weight = measured_share(measured.n)
     return weight * measured.value + (1 - weight) * prior
 
 
@@ -136,6 +155,7 @@ class HostSpeed:
     t0_seconds: float = 0.035
     bandwidth_bytes_per_second: float = 40e9
     prefill_factor: float = 8.0
+    load_base_seconds: float = LOAD_BASE_SECONDS
     disk_bytes_per_second: float = 1e9
     n: int = 0
 

@@ -36,6 +36,7 @@ class Asked:
     text: str = ""  # the prompt, or the messages joined
     last_at: int = field(default=0, compare=False)  # where in it the last message of the user begins
     task: Task | None = None
+    usual_task: Task | None = None  # of its agent, as the preferences have it: where `task` says nothing
     complexity: Complexity | None = None
     prefer: Prefer = "balanced"
     model: str = "auto"
@@ -50,9 +51,22 @@ class Asked:
     wait_seconds: float = 120.0
     lease_seconds: float | None = None
     dry_run: bool = False
+    # Of the two, what the caller did not say and what stands there by default: a preference of the agent goes before.
+    unsaid: frozenset[Literal["prefer", "priority"]] = field(default=frozenset(), compare=False)
+    decided_before: str = ""  # the id of an earlier decision on this very request: experiments keep it in its arm
 
     def __repr__(self) -> str:
         return f"Asked(model={self.model!r}, text=<{len(self.text)} characters>)"
+
+
+def unsaid(prefer: str | None, priority: str | None) -> frozenset[Literal["prefer", "priority"]]:
+    """Those of the two that are None: what stands there by default is nobody's word."""
+    found: set[Literal["prefer", "priority"]] = set()
+    if prefer is None:
+        found.add("prefer")
+    if priority is None:
+        found.add("priority")
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

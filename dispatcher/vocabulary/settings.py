@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from dispatcher.vocabulary.gateway_settings import GatewaySettings
+from dispatcher.vocabulary.preference_settings import PreferenceSettings
 from dispatcher.vocabulary.profile import ModelFacts
 
 GIB = 1024**3
@@ -258,8 +259,8 @@ class PolicySettings:
     prefer_shift_ratio: float = 0.2
     """What `prefer` moves between capability and performance."""
     quality_target: float | None = None
-    """0..1. With it the weights above do not count: of the models whose capability for the task is believed to reach this,
-    the one that answers soonest; where none is, the most capable. None: the weights decide."""
+    """0..1. With it the weights above do not count: of the models whose capability for the task is believed to reach
+    this, the one that answers soonest; where none is, the most capable. None: the weights decide."""
     capability_prior_samples: float = 20.0
     """Declared capabilities count like so many judged answers; what callers report outweighs them in time."""
     explore_ratio: float = 0.02
@@ -345,6 +346,16 @@ class HistorySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentSettings:
+    enabled: bool = True
+    """false: none can be started, and those that run are stopped."""
+    kept: int = 100
+    """Experiments that are remembered, ended ones too; their names cannot be used again."""
+    awaited_decisions: int = 20_000
+    """Decisions whose outcome an experiment waits for; of more, the oldest is taken as never reported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalSettings:
     host_memory_bytes: int = 16 * GIB
     """Memory of the simulated host."""
@@ -368,11 +379,15 @@ class Settings:
     """The chain, in order of capability."""
     policy: PolicySettings = field(default_factory=PolicySettings)
     """How a choice is made."""
+    preferences: PreferenceSettings = field(default_factory=PreferenceSettings)
+    """Which models are wanted for which tasks and agents, and how they are to write."""
     lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     """Starting and stopping."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     """Relaying requests."""
     history: HistorySettings = field(default_factory=HistorySettings)
     """What is remembered."""
+    experiments: ExperimentSettings = field(default_factory=ExperimentSettings)
+    """Two policies side by side."""
     rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
     """Simulated models on a simulated host."""

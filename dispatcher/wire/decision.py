@@ -12,6 +12,7 @@ import msgspec
 
 from dispatcher.vocabulary.decision import Candidate, Decision, Prediction, Selected
 from dispatcher.vocabulary.fleet import Place
+from dispatcher.vocabulary.preference_settings import NO_OPTIONS, GenerationOptions
 from dispatcher.wire.problem import PROBLEMS, URN, within_limits
 from dispatcher.wire.shapes import (
     Answer,
@@ -72,7 +73,7 @@ def answer(selected: Selected) -> Answer:
         urls=None if endpoint is None else _urls(endpoint),
         state=selected.state.value,
         eta_seconds=rounded(selected.eta_seconds),
-        options=Options(num_ctx=chosen.num_ctx),
+        options=_options(chosen.num_ctx, decision.options),
         keep_alive=-1,
         lease=None if lease is None else Granted(id=lease.id, expires_at=moment(lease.expires_at_seconds)),
         reason=decision.sentence or f"{chosen.place.model}: {chosen.because}",
@@ -215,6 +216,12 @@ def moment(at_seconds: float | None) -> str | None:
 
 def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
+
+
+def _options(num_ctx: int, wanted: GenerationOptions) -> Options:
+    if wanted is NO_OPTIONS:
+        return Options(num_ctx=num_ctx)
+    return msgspec.convert({"num_ctx": num_ctx, **wanted.given()}, Options)
 
 
 def _urls(endpoint: str) -> Urls:

@@ -22,11 +22,13 @@ from dispatcher.vocabulary.event import (
     Sampled,
     Turned,
 )
+from dispatcher.vocabulary.experiment import ArmObserved, ExperimentTurned, Shadowed
 from dispatcher.wire.decision import encode, moment, rounded
 
 
 def event_name(event: Event) -> str:
-    """decided, leased, relayed, failed, cached, completed, acted, turned, sampled, reloaded, …: the SSE event."""
+    """decided, leased, relayed, failed, cached, completed, acted, turned, sampled, reloaded, armobserved,
+    experimentturned, shadowed, …: the SSE event."""
     return type(event).__name__.lower()
 
 
@@ -69,6 +71,14 @@ def _told(event: Event) -> dict[str, Any]:
             return {**seen, "latches": sorted(snapshot.latches), **polled}
         case Reloaded(ok=ok, because=because, changed=changed, waiting=waiting):
             return {"ok": ok, "because": because, "changed": changed, "waiting": waiting}
+        case ArmObserved(experiment_id=experiment_id, arm=arm):
+            return {"experiment": experiment_id, "arm": arm}
+        case ExperimentTurned(experiment_id=experiment_id, before=before, after=after, because=because):
+            turned = {"experiment": experiment_id, "before": before, "after": after, "because": because}
+            return {**turned, "winner": event.winner, "metric": event.metric}
+        case Shadowed(experiment_id=experiment_id, decision_id=decision_id, divergence=divergence, model=model):
+            told = {"experiment": experiment_id, "decision_id": decision_id}
+            return {**told, "divergence": divergence, "model": model}
         case _:
             return {}
 

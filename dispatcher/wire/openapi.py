@@ -239,7 +239,7 @@ def _problem(status: int, surface: Surface | None) -> dict[str, Any]:
 
 
 def _answer(status: int, media_type: str | None, shapes: tuple[type, ...]) -> dict[str, Any]:
-    words = {200: "OK", 202: "Accepted", 204: "Done", 503: "Not now"}
+    words = {200: "OK", 201: "Begun", 202: "Accepted", 204: "Done", 503: "Not now"}
     told: dict[str, Any] = {"description": words[status], "headers": _headers(status)}
     if media_type is not None:
         each = [_schema(shape) for shape in shapes] or [{"type": "string"}]

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from dispatcher.vocabulary.relay import ENDPOINTS, Endpoint, Surface
 from dispatcher.vocabulary.settings import Role
+from dispatcher.wire.experiments import ExperimentBody, Experiments, ExperimentTold
 from dispatcher.wire.problem import MEDIA_TYPE, Problem
 from dispatcher.wire.select import DecisionsQuery, OutcomeBody, PerformanceQuery, SelectBody
 from dispatcher.wire.shapes import Answer, DecisionKept, NoModel
@@ -163,6 +164,14 @@ OWN: tuple[Operation, ...] = (
         role="admin",
     ),
     Operation(
+        method="POST",
+        path="/models/{model}/forget",
+        summary="Forget all that was learned of how it does here: speeds, successes, quality, footprints.",
+        answers=_ACTION,
+        problems=(507,),
+        role="admin",
+    ),
+    Operation(
         method="GET",
         path="/recommendations",
         summary="Models ranked for a request, with the reasoning; no lease, no side effect.",
@@ -183,6 +192,30 @@ OWN: tuple[Operation, ...] = (
         answers={200: (JSON, (OllamaHealth,))},
     ),
     Operation(method="GET", path="/queue", summary="What runs and what waits.", answers={200: (JSON, (Queue,))}),
+    Operation(
+        method="GET",
+        path="/experiments",
+        summary="Experiments, running and ended: two policies side by side, and what is known of them.",
+        answers={200: (JSON, (Experiments,))},
+    ),
+    Operation(
+        method="POST",
+        path="/experiments",
+        summary="Begin one; on the disk before it is answered. A 400 names everything that is wrong with it.",
+        answers={201: (JSON, (ExperimentTold,))},
+        problems=(409, 507),
+        body=ExperimentBody,
+        body_required=True,
+        role="admin",
+    ),
+    Operation(
+        method="POST",
+        path="/experiments/{id}/stop",
+        summary="End it without a verdict. One that has ended stays as it was.",
+        answers={200: (JSON, (ExperimentTold,))},
+        problems=(507,),
+        role="admin",
+    ),
     Operation(
         method="GET",
         path="/events",

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dispatcher.errors import AskInvalid
-from dispatcher.vocabulary.request import TASKS, Asked, Complexity, Feature, Prefer, Priority, Task
+from dispatcher.vocabulary.request import TASKS, Asked, Complexity, Feature, Prefer, Priority, Task, unsaid
 from dispatcher.vocabulary.settings import MAX_LEASE_SECONDS
 from dispatcher.vocabulary.words import shortened
 
@@ -234,6 +234,7 @@ def _asked(told: SelectBody) -> tuple[Asked, bool]:
         task=told.task,
         complexity=None if told.complexity is None else _COMPLEXITY[told.complexity],
         prefer=told.prefer or "balanced",
+        unsaid=unsaid(told.prefer, told.priority),
         model=told.model or "auto",
         requires=frozenset(told.requires) if told.requires else frozenset(),
         context_tokens=told.context_tokens,

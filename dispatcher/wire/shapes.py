@@ -18,10 +18,21 @@ class Urls(Struct, kw_only=True, frozen=True):
     openai: str
 
 
-class Options(Struct, kw_only=True, frozen=True):
-    """To be sent along with a direct call: another num_ctx reloads the model."""
+class Options(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """To be sent along with a direct call: another num_ctx reloads the model. The rest as Ollama names it, and only
+    what the preferences say for the agent, the task or the model: what the caller wants otherwise goes before."""
 
     num_ctx: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    num_predict: int | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
 
 
 class Granted(Struct, kw_only=True, frozen=True):

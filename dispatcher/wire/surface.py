@@ -14,9 +14,11 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from dispatcher.errors import AskInvalid
+from dispatcher.vocabulary.preference_settings import NO_OPTIONS, GenerationOptions
 from dispatcher.vocabulary.relay import Endpoint
-from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS, Asked, Feature, Prefer
+from dispatcher.vocabulary.request import COMPLEXITIES, PRIORITIES, TASKS, Asked, Feature, Prefer, unsaid
 from dispatcher.vocabulary.words import meant, shortened
+from dispatcher.wire.filling import with_ollama_options, with_openai_options
 from dispatcher.wire.select import ESCAPE, MAX_JSON_DEPTH, depth_exceeds
 
 AUTO = "auto"
@@ -124,6 +126,7 @@ def wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
         task=_one_of("Task", given.get("task"), TASKS),
         complexity=_one_of("Complexity", _COMPLEXITY_WORDS.get(complexity or "", complexity), COMPLEXITIES),
         prefer=_one_of("Prefer", given.get("prefer"), _PREFERENCES) or "balanced",
+        unsaid=unsaid(given.get("prefer"), given.get("priority")),
         priority=_one_of("Priority", given.get("priority"), PRIORITIES) or "normal",
         deadline_seconds=_deadline(given.get("deadline")),
         agent=_named("X-Dispatcher-Agent", given.get("agent", "")),
@@ -148,7 +151,7 @@ def _no_such_wish(word: str) -> str:
     return f"{name}: no such header{near or f'; there are {known}'}"
 
 
-_NO_WISHES = Wishes(asked=Asked())
+_NO_WISHES = Wishes(asked=Asked(unsaid=unsaid(None, None)))
 
 
 def told(endpoint: Endpoint, body: bytes, wished: Wishes) -> Told:
@@ -203,16 +206,22 @@ def _in_full(name: str) -> str:
     return short if ":" in short.rpartition("/")[2] else short + LATEST
 
 
-def addressed(request: Told, model: str, num_ctx: int) -> bytes:
+def addressed(request: Told, model: str, num_ctx: int, wanted: GenerationOptions = NO_OPTIONS) -> bytes:
     """The body as it goes to a place: its model's name, and on the native surface the context that is loaded there, no
-    other option that a model is loaded with, and a keep_alive that unloads nothing. /v1 has none of these."""
+    other option that a model is loaded with, and a keep_alive that unloads nothing. /v1 has none of these.
+
+    wanted: how it is to write where the caller says nothing of it; nothing is written of an embedding."""
     fields = {**request.fields, "model": _encoded(model)}
+    writes = request.endpoint.kind != "embed"
     if request.endpoint.surface == "ollama":
         options = _read(fields.get("options"), _raw_fields)
         if options is not None or _absent(fields.get("options")):  # else it is no object: the server has the words
             kept = {name: value for name, value in (options or {}).items() if name.casefold() not in RUNNER_OPTIONS}
+            kept = with_ollama_options(kept, wanted) if writes else kept
             fields["options"] = _encoded({**kept, "num_ctx": num_ctx})
         fields["keep_alive"] = KEEPS
+    elif writes:
+        fields = with_openai_options(fields, wanted)
     return msgspec.json.encode(fields)
 
 

@@ -136,7 +136,7 @@ class ActionTold(Struct, kw_only=True, frozen=True):
     only where something is started."""
 
     model: str
-    action: Literal["start", "stop", "pin", "unpin"]
+    action: Literal["start", "stop", "pin", "unpin", "forget"]
     state: str | None
     because: str
     place: str | None = None

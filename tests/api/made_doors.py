@@ -15,13 +15,17 @@ import uvicorn
 from dispatcher.api.app import make_app, server_config
 from dispatcher.api.doors import Check, Doors, Readiness
 from dispatcher.clock import ManualClock
-from dispatcher.errors import NotFound
+from dispatcher.daemon.experiments_told import experiment_told, experiments_told
+from dispatcher.errors import AskInvalid, NotFound, NotNow
+from dispatcher.experiments.lifetime import started, stopped
+from dispatcher.experiments.specification import conflicts, parsed
 from dispatcher.vocabulary.decision import Selected
 from dispatcher.vocabulary.fleet import LeaseStatus, PlaceState
 from dispatcher.vocabulary.profile import Measured, Rates, Success
 from dispatcher.vocabulary.relay import Arrived, Client
 from dispatcher.vocabulary.settings import Settings
 from dispatcher.wire.decision import decision_document, encode
+from dispatcher.wire.experiments import ExperimentTold
 from tests.builders import (
     LLAMA,
     NOW,
@@ -35,6 +39,7 @@ from tests.builders import (
     some_profiles,
 )
 from tests.decisions import a_decision, a_selected
+from tests.experiments.simulation import a_specification
 
 
 async def _select(_: object) -> Selected:
@@ -72,6 +77,24 @@ async def _act(model: str, what: str) -> dict[str, Any]:
     return {"model": model, "action": what, "state": "ready", "because": ""}
 
 
+_RUNNING, _ = started(a_specification(id="wider-margin"), (), NOW)
+
+
+async def _start_experiment(document: object) -> ExperimentTold:
+    found = parsed(document, Settings())
+    if isinstance(found, tuple):
+        raise AskInvalid("; ".join(found))
+    if against := conflicts(found, (_RUNNING,), NOW):
+        raise NotNow("; ".join(against))
+    return experiment_told(started(found, (_RUNNING,), NOW)[0])
+
+
+async def _stop_experiment(experiment_id: str) -> ExperimentTold:
+    if experiment_id != _RUNNING.id:
+        raise NotFound(f"no experiment {experiment_id}")
+    return experiment_told(stopped(_RUNNING, NOW)[0])
+
+
 async def _relay(arrived: Arrived, client: Client) -> None:
     await client.answer(200, b"{}", [(b"content-type", b"application/json")])
 
@@ -105,6 +128,9 @@ def some_doors(**changes: Any) -> Doors:
         "clock": ManualClock(NOW + 2),
         "draining": lambda: False,
         "relay": _relay,
+        "experiments": lambda: experiments_told((_RUNNING,), 3, 0),
+        "start_experiment": _start_experiment,
+        "stop_experiment": _stop_experiment,
     }
     return Doors(**{**defaults, **changes})
 

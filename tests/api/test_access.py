@@ -38,7 +38,9 @@ def with_keys(*keys: AccessKey):
         ("POST", "/models/phi3:mini/pin", None, 403, 202),
         ("DELETE", "/models/phi3:mini/pin", None, 403, 202),
         ("POST", "/models/phi3%3Amini/stop", None, 403, 202),
-        ("POST", "/experiments", {}, 403, 404),
+        ("GET", "/experiments", None, 200, 200),
+        ("POST", "/experiments", {}, 403, 400),
+        ("POST", "/experiments/wider-margin/stop", None, 403, 200),
         ("POST", "/something/new", {}, 403, 404),
     ],
 )

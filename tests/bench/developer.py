@@ -5,6 +5,7 @@
     scripts/bench faults     p99 of /select while Prometheus, Docker and models hang  aim: ratio <= 1.2
     scripts/bench classify   one prompt to its task, in microseconds                aims: p50 <= 150 us, p99 <= 1.5 ms
     scripts/bench gateway    CPU per relayed request, and per request of a bare relay   aim: ratio <= 1.5
+    scripts/bench learning   a recorded trace on a simulated machine: the policy, each model alone, an oracle
 
 Machines are shared and noisy: a ratio of medians from alternating rounds says more than one absolute figure.
 """
@@ -24,6 +25,7 @@ import click
 from tests.bench.classifying import classifying
 from tests.bench.deciding import durations_seconds
 from tests.bench.faulty import faults
+from tests.bench.learning import learning
 from tests.bench.processes import Server, cpu_seconds_per_request, process, row, warm_up
 from tests.bench.relaying import gateway
 from tests.realparts import pick_port
@@ -43,6 +45,7 @@ def main() -> None:
 main.add_command(faults)
 main.add_command(gateway)
 main.add_command(classifying)
+main.add_command(learning)
 
 
 @main.command()

@@ -9,11 +9,11 @@ import pytest
 
 from dispatcher.client import Dispatcher
 from tests.client.misbehaving import Misbehaving, misbehaving
-from tests.e2e.machine import model_server
+from tests.e2e.machine import CPU_NEVER_MATTERS, model_server
 from tests.e2e.running import GIB, RunningDaemon, chain, running
 
 NO_DOCKER = {"DOCKER_HOST": "unix:///tmp/none.sock"}
-QUICK = {"lifecycle": {"provider": "rehearsal"}, "rehearsal": {"time_scale": 0.01}}
+QUICK = {"lifecycle": {"provider": "rehearsal"}, "rehearsal": {"time_scale": 0.01}, "policy": CPU_NEVER_MATTERS}
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,7 @@ def behind(folder, door_to: str) -> Iterator[tuple[RunningDaemon, Misbehaving]]:
             "lifecycle": {"provider": "ollama", "ollama_url": door.url, "capacity": 64 * GIB, "reserve": GIB},
             "telemetry": {"prometheus": {"enabled": False}},
             "models": chain(GIB // 100, GIB // 100, GIB // 100),
+            "policy": CPU_NEVER_MATTERS,
         }
         with running(folder, config, environment=NO_DOCKER) as daemon:
             yield daemon, door

@@ -15,6 +15,8 @@ from dispatcher.client import (
     Refused,
     Unauthorized,
 )
+from dispatcher.client.generating import Errand, direct_body
+from tests.e2e.machine import CPU_NEVER_MATTERS
 from tests.e2e.running import running
 from tests.realparts import eventually, pick_port
 
@@ -28,6 +30,31 @@ def test_a_choice_says_what_to_call_and_what_to_send_along(dispatcher):
     assert f"{choice.endpoint}/api/generate" == choice.urls["generate"]
     assert choice.raw["candidates"]
     dispatcher.give_back(choice.lease_id)
+
+
+def test_options_of_the_preferences_are_below_the_callers_own_and_the_loaded_context_above(tmp_path):
+    preferences = {"agents": {"poet": {"options": {"temperature": 0.2, "seed": 7}}}}
+    config = {
+        "lifecycle": {"provider": "rehearsal"},
+        "rehearsal": {"time_scale": 0.01},
+        "policy": CPU_NEVER_MATTERS,
+        "preferences": preferences,
+    }
+    with running(tmp_path, config, environment={"DOCKER_HOST": "unix:///tmp/none.sock"}) as daemon:
+        dispatcher = Dispatcher(daemon.url)
+        choice = dispatcher.select(prompt="A poem.", agent="poet")
+        errand = Errand(
+            prompt="A poem.",
+            wishes={},
+            body={"options": {"seed": 1, "num_ctx": 77}},
+            until=0.0,
+            whole=True,
+            fallback=True,
+            gateway=False,
+        )
+
+        assert {"num_ctx": 4096, "temperature": 0.2, "seed": 7} == choice.options
+        assert {"num_ctx": 4096, "temperature": 0.2, "seed": 1} == direct_body(errand, choice)["options"]
 
 
 def test_a_lease_is_looked_at_renewed_and_given_back_twice(dispatcher):

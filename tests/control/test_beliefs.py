@@ -43,16 +43,25 @@ def mean(belief: Belief) -> float:
     return (low + high) / 2
 
 
-def test_nothing_seen_is_the_prior_with_its_doubt():
-    low, high = NO_BELIEF.bounds(PRIOR, PRIOR_SAMPLES)
+@pytest.mark.parametrize("declared", [0.0, 0.05, 0.5, 0.6, 0.9, 1.0])
+def test_who_nobody_judged_counts_as_declared(declared):
+    low, high = NO_BELIEF.bounds(declared, PRIOR_SAMPLES)
+    middle = (low + high) / 2
 
-    assert (PRIOR, 2 * math.sqrt(0.6 * 0.4 / 21)) == (pytest.approx((low + high) / 2), pytest.approx(high - low))
+    assert pytest.approx(declared, abs=1e-9) == low
+    assert declared == 1.0 or pytest.approx(2 * math.sqrt(middle * (1 - middle) / 21), abs=0.03) == high - low
+
+
+def test_who_is_judged_as_it_was_declared_counts_little_less_at_any_time():
+    lows = [after(*[ended(10 * PRIOR)] * n).bounds(PRIOR, PRIOR_SAMPLES)[0] for n in (1, 5, 20, 100, 500)]
+
+    assert all(PRIOR - 0.05 < low <= PRIOR for low in lows), lows
 
 
 def test_reports_move_the_belief_and_narrow_it():
     few, many = after(*[ended(9.0)] * 10), after(*[ended(9.0)] * 500)
 
-    assert PRIOR < mean(few) < mean(many) < 0.9
+    assert mean(NO_BELIEF) < mean(few) < mean(many) < 0.9
     assert mean(many) == pytest.approx(0.9, abs=0.02)
     assert _width(many) < _width(few) < _width(NO_BELIEF)
 
@@ -63,20 +72,20 @@ def _width(belief: Belief) -> float:
 
 
 def test_one_report_moves_it_by_a_share_of_one_answer_at_most():
-    assert abs(mean(after(ended(0.0))) - PRIOR) <= 1 / (PRIOR_SAMPLES + 1)
+    assert abs(mean(after(ended(0.0))) - mean(NO_BELIEF)) <= 1 / (PRIOR_SAMPLES + 1)
 
 
 def test_an_answer_that_showed_no_fault_of_itself_speaks_for_what_was_believed():
     plain = after(*[ended(8.0, judged_by="answer")] * 500)
 
-    assert mean(plain) == pytest.approx(PRIOR)
+    assert NO_BELIEF.bounds(PRIOR, PRIOR_SAMPLES) == pytest.approx(plain.bounds(PRIOR, PRIOR_SAMPLES))
     assert 0 == plain.judged
 
 
 def test_an_answer_that_showed_a_fault_tells_against_it_by_how_often_that_happens():
     faults = [ended(0.0, judged_by="answer"), *[ended(8.0, judged_by="answer")] * 9] * 50
 
-    assert mean(after(*faults)) == pytest.approx(PRIOR * 0.9, abs=0.02)
+    assert mean(after(*faults)) == pytest.approx(mean(NO_BELIEF) * 0.9, abs=0.02)
 
 
 def test_what_was_reported_long_ago_fades():

@@ -275,7 +275,7 @@ def test_few_samples_are_blended_with_the_prior():
     speed = a_tally(*[sample] * 5, a_start(QWEN, load_seconds=1.5 + facts.file_bytes / 3e9)).profiles(NOW).host_speed
 
     assert pytest.approx((20e9 + 40e9) / 2) == speed.bandwidth_bytes_per_second
-    assert pytest.approx(3e9 / 6 + 1e9 * 5 / 6) == speed.disk_bytes_per_second
+    assert pytest.approx(3e9 / 26 + 1e9 * 25 / 26) == speed.disk_bytes_per_second
 
 
 def test_tokens_faster_than_any_cpu_are_video_memorys():

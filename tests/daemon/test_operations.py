@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.daemon.operations import Operations
 from dispatcher.errors import NotNow
+from dispatcher.vocabulary.event import Turned
 from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.words import Moment
 from tests.builders import LLAMA, PHI
@@ -23,6 +24,9 @@ class Pins:
 
     async def pin(self, model: str | None) -> None:
         self.pinned = model
+
+    async def forget(self, model: str, at_seconds: float) -> None:
+        self.forgotten = {model: at_seconds}
 
 
 def the_operations(house: House) -> tuple[Operations, Pins]:
@@ -87,6 +91,18 @@ async def test_only_its_own_pin_is_taken_away_and_the_rest_is_said(clock):
             own["because"],
         )
         assert ("llama3.2:3b", None, None) == (kept, pins.pinned, house.controller.tenancy.pinned_model)
+
+
+@in_virtual_time
+async def test_a_model_is_forgotten_on_disk_and_then_everybody_is_told(clock):
+    house = a_house(clock)
+    async with house.open():
+        operations, pins = the_operations(house)
+        told = await operations.act("llama3.2:3b", "forget")
+
+        (turned,) = [event for event in house.events if isinstance(event, Turned) and event.what == "profile"]
+        assert ("forget", "llama3.2:3b", "forgotten") == (told["action"], turned.subject, turned.after)
+        assert {"llama3.2:3b": turned.at_seconds} == pins.forgotten
 
 
 @in_virtual_time

@@ -39,6 +39,10 @@ class Disk:
         self.read.append("the pin")
         return "phi3:mini"
 
+    def forgotten(self) -> dict[str, float]:
+        self.read.append("what was forgotten")
+        return {}
+
     def recall(self, name: str) -> str | None:
         return None
 
@@ -79,7 +83,7 @@ async def test_what_earlier_runs_left_is_taken_up():
     recollection, house = recollecting(disk)
 
     assert [] == await recollection.recalled()
-    assert (["leases", "the pin", "speeds", "speeds", "speeds"], "phi3:mini") == (
+    assert (["leases", "the pin", "what was forgotten", "speeds", "speeds", "speeds"], "phi3:mini") == (
         disk.read,
         house.controller.tenancy.pinned_model,
     )

@@ -1,7 +1,5 @@
 """Alerts after their faults were really caused: a real daemon, a real Prometheus with our rules, a real Alertmanager
 that receives them. Here: those of watching and of requests; test_alerts_fire_*.py have the others.
-
-ExperimentRolledBack alone is not among them yet: experiments are only just being wired into the daemon.
 """
 
 from __future__ import annotations

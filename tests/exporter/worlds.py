@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from dispatcher.clock import ManualClock
 from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.event import Cached, Reloaded
+from dispatcher.vocabulary.experiment import ArmObserved, ExperimentTurned
 from dispatcher.vocabulary.fleet import FleetView, Place
 from dispatcher.vocabulary.profile import Measured, Profiles, Rates
 from dispatcher.vocabulary.queue import Line
@@ -86,6 +87,10 @@ class World:
         return self.samples().get((name, *sorted(f"{key}={value}" for key, value in labels.items())))
 
 
+def a_turned_experiment(name: str = "margin", before: str = "none", after: str = "running") -> ExperimentTurned:
+    return ExperimentTurned(at_seconds=NOW, experiment_id=name, before=before, after=after, because="")
+
+
 def a_line(place: Place, **waiting: int) -> Line:
     limits = {"high": 64, "normal": 256, "batch": 1024}
     there = {"high": 0, "normal": 0, "batch": 0, **waiting}
@@ -114,6 +119,8 @@ def a_busy_world(world: World) -> World:
         Cached(at_seconds=NOW, model="llama3.2:3b", hit=True),
         Cached(at_seconds=NOW, model="llama3.2:3b", hit=False),
         Reloaded(at_seconds=NOW, ok=False, because="a typo"),
+        a_turned_experiment(),
+        ArmObserved(at_seconds=NOW, experiment_id="margin", arm="B"),
     )
     world.collector.observe_loop_lag(0.002)
     return world

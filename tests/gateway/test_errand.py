@@ -10,13 +10,17 @@ import pytest
 from dispatcher.api.exchange import REQUEST_ID
 from dispatcher.api.relay_route import RelayRoute
 from dispatcher.clock import ManualClock
-from dispatcher.gateway.errand import REHEARSAL
+from dispatcher.gateway.attempt import Ended
+from dispatcher.gateway.errand import REHEARSAL, Given
 from dispatcher.gateway.relay import Gateway
+from dispatcher.vocabulary.decision import Selected
+from dispatcher.vocabulary.engine import Timings
 from dispatcher.vocabulary.event import Completed
 from dispatcher.vocabulary.fleet import FleetView
 from dispatcher.vocabulary.relay import ENDPOINTS, Arrived
 from dispatcher.vocabulary.settings import Settings
-from tests.builders import NOW, PHI, a_fleet
+from tests.builders import NOW, PHI, a_fleet, a_lease
+from tests.decisions import a_chosen, a_prediction
 from tests.gateway.trials import V1, Reader, a_decision, an_errand
 from tests.virtual_time import in_virtual_time
 
@@ -153,3 +157,14 @@ def test_only_where_an_attempt_was_made_it_is_said_to_have_failed(cause, told):
     errand.gives_up_on(PHI, cause, "why")
 
     assert {PHI: told} == errand.lost
+
+
+@pytest.mark.parametrize(("tokens", "predicted"), [(None, 10.0), (101, 1.0 + 100 / 20.0), (1, 1.0)])
+def test_what_was_predicted_is_told_for_as_many_tokens_as_came(tokens, predicted):
+    prediction = a_prediction(first_token_seconds=1.0, decode_seconds=9.0, tokens_per_second=20.0)
+    decision = replace(a_decision(), chosen=a_chosen(PHI, prediction=prediction))
+    errand = an_errand(Reader())
+    errand.given = Given(selected=Selected(decision=decision), lease=a_lease(PHI), origin="http://127.0.0.1:1")
+    errand.ended = Ended(began_seconds=NOW, timings=Timings(output_tokens=tokens))
+
+    assert pytest.approx(predicted) == errand.completed("ok", NOW + 5).predicted_seconds

@@ -128,6 +128,15 @@ async def test_pin_and_flags_survive(path):
         assert store.pinned_model() is None
 
 
+async def test_what_was_forgotten_stays_forgotten(path):
+    with an_open_store(path) as store:
+        await store.forget("llama3.2:3b", 1_700_000_000.123456)
+        await store.forget("phi3:mini", 5.0)
+        await store.forget("phi3:mini", 7.0)
+    with an_open_store(path) as store:
+        assert {"llama3.2:3b": 1_700_000_000.123456, "phi3:mini": 7.0} == store.forgotten()
+
+
 async def test_a_locked_file_refuses_promises_in_time_and_keeps_events_until_it_is_free(path):
     with an_open_store(path) as store, another_program(path) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -9,9 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests import attendance
+from tests.e2e.running import RunningDaemon, running
+from tests.page.houses import CONFIG, KEYED, KEYS, NO_DOCKER
 
 FLAGS = (
     "--no-sandbox",
@@ -23,6 +25,7 @@ FLAGS = (
     "--disable-sync",
 )
 PATIENCE_SECONDS = 30
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 # Says what the policy forbade, and what a name that became markup would have run.
 WATCH = """
 window.alert = () => console.error("alert() was called");
@@ -80,3 +83,15 @@ def watched(chromium: Browser) -> Iterator[Watched]:
         context.close()
     assert [] == one.wrong()
     assert 1 == len(one.asked), one.asked
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    with running(tmp_path_factory.mktemp("page"), CONFIG, environment=NO_DOCKER) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    with running(tmp_path_factory.mktemp("page-keyed"), KEYED, environment={**NO_DOCKER, **KEYS}) as one:
+        yield one

@@ -6,72 +6,25 @@ DISPATCHER_WRITE_PICTURES=1 scripts/test tests/page/test_in_chromium.py -k pictu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.running import GIB, ROOT, RunningDaemon, running
-from tests.page.conftest import PATIENCE_SECONDS, Watched
+from tests.e2e.running import ROOT, RunningDaemon, running
+from tests.page.conftest import Watched
+from tests.page.houses import CONFIG, KEYS, NO_DOCKER, is_live, select
 from tests.realparts import eventually
 
 pytestmark = pytest.mark.needs_chromium
 
 IMAGE = "<img src=x onerror=alert(1)>"
-CONFIG: dict[str, Any] = {
-    "models": [
-        {"name": "phi3:mini", "footprint": 2 * GIB},
-        {"name": "llama3.2:3b", "footprint": 3 * GIB},
-        {"name": "qwen2.5:7b", "footprint": 5 * GIB},
-    ],
-    "telemetry": {"prometheus": {"enabled": "false"}},
-    "lifecycle": {"provider": "rehearsal", "idle": "1h", "dwell": "1s"},
-    "rehearsal": {"time_scale": 0.02},
-}
-NO_DOCKER = {"DOCKER_HOST": "unix:///tmp/none.sock"}
-KEYS = {"INFER_KEY": "infer-0123456789abcdef", "ADMIN_KEY": "admin-0123456789abcdef"}
-KEYED: dict[str, Any] = {
-    **CONFIG,
-    "server": {
-        "keys": [
-            {"name": "workflow", "role": "infer", "key_env": "INFER_KEY"},
-            {"name": "boss", "role": "admin", "key_env": "ADMIN_KEY"},
-        ]
-    },
-}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5}
-expect.set_options(timeout=PATIENCE_SECONDS * 1000)
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    with running(tmp_path_factory.mktemp("page"), CONFIG, environment=NO_DOCKER) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    with running(tmp_path_factory.mktemp("page-keyed"), KEYED, environment={**NO_DOCKER, **KEYS}) as one:
-        yield one
-
-
-def select(daemon: RunningDaemon, **wishes: Any) -> dict[str, Any]:
-    """One decision whose lease is given back at once."""
-    answer = daemon.select(**{"wait_seconds": 20, "prompt": "hello", **wishes}).json()
-    if answer.get("lease"):
-        daemon.delete(f"/leases/{answer['lease']['id']}")
-    return answer
 
 
 def chat(daemon: RunningDaemon, model: str, words: str) -> None:
     body = {"model": model, "messages": [{"role": "user", "content": words}], "stream": False}
     assert 200 == daemon.post("/api/chat", **body).status_code
-
-
-def is_live(page: Page) -> None:
-    expect(page.locator("#live")).to_have_text("Live")
 
 
 def card(page: Page, model: str):
@@ -185,7 +138,7 @@ def test_a_prompt_is_tried_and_nothing_is_kept_of_it(daemon, watched: Watched):
 
 def test_it_says_when_it_is_not_live_and_comes_back(tmp_path, watched: Watched):
     watched.allowed = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE", "ERR_FAILED")
-    watched.allowed += ("ERR_CONNECTION_RESET", "status of 503")
+    watched.allowed += ("ERR_CONNECTION_RESET", "ERR_CONTENT_LENGTH_MISMATCH", "status of 503")
     with running(tmp_path, CONFIG, environment=NO_DOCKER) as daemon:
         page = watched.open(daemon.url)
         is_live(page)
@@ -315,6 +268,7 @@ def pictured(watched: Watched, daemon: RunningDaemon, folder: Path) -> None:
         page.mouse.move(0, 0)
         width, height = (390, 1700) if name == "phone" else (1280, 1500)
         page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+        page.context.close()  # before its daemon ends, which it would tell
 
         assert is_a_picture(path)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from dispatcher.api import page_routes
 from dispatcher.api.page import runbook as runbook_page
@@ -74,6 +75,7 @@ async def test_every_page_has_the_same_strict_policy(path):
     assert ("nosniff", "no-store", "no-referrer") == tuple(
         answer.headers[name] for name in ("x-content-type-options", "cache-control", "referrer-policy")
     )
+    assert "same-origin" == answer.headers["cross-origin-resource-policy"]
     assert [] == re.findall(r" style=| on\w+=|<style|javascript:", answer.text)
 
 
@@ -98,6 +100,7 @@ async def test_a_browser_without_a_key_gets_a_page_that_asks_for_one_and_holds_n
         assert POLICY == set(answer.headers["content-security-policy"].split("; "))
         assert 'Bearer realm="dispatcher"' == answer.headers["www-authenticate"]
         assert "llama" not in answer.text
+        assert "/metrics" not in answer.text, "a link sends no key"
 
 
 async def test_a_program_without_a_key_gets_a_problem():
@@ -145,6 +148,30 @@ async def test_a_disk_that_hangs_does_not_hold_the_page(monkeypatch):
 
     assert (200, True) == (listed.status_code, "the disk gave no answer" in listed.text)
     assert (507, "urn:dispatcher:history_unavailable") == (one.status_code, one.json()["type"])
+
+
+async def test_many_watchers_cost_one_rendering_and_none_sees_what_was_before_it_asked(monkeypatch):
+    """The disk holds the first rendering; whoever asks meanwhile shares the second, begun after all of them."""
+    asked_of_disk, reached, disk, recent = [], asyncio.Event(), asyncio.Event(), Recent()
+
+    async def held(*_):
+        asked_of_disk.append(1)
+        reached.set()
+        await disk.wait()
+        return []
+
+    monkeypatch.setattr(page_routes, "APART_SECONDS", 0.0)
+    routes = page_routes.PageRoutes(some_doors(recent=recent, decisions=held))
+    first = asyncio.create_task(routes.status_fragment(Request({"type": "http"})))
+    await reached.wait()
+    watchers = [asyncio.create_task(routes.status_fragment(Request({"type": "http"}))) for _ in range(50)]
+    await asyncio.sleep(0)
+    recent.on_event(a_decided(7))
+    disk.set()
+    shown = [(await watcher).body for watcher in (first, *watchers)]
+
+    assert 2 == len(asked_of_disk)
+    assert all(b"/page/decisions/d-7" in body for body in shown[1:])
 
 
 async def test_what_another_version_kept_is_left_out_and_named():

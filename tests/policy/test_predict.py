@@ -71,12 +71,12 @@ def test_what_is_ready_loads_nothing():
     ("n", "expected"),
     [
         pytest.param(0, 10.0, id="none: the prior"),
-        pytest.param(1, 10 + (100 - 10) / 6, id="1 of 6"),
+        pytest.param(1, 10 + (100 - 10) / 26, id="1 of 26"),
         pytest.param(5, 55.0, id="half"),
-        pytest.param(95, 10 + 90 * 0.95, id="95 %"),
+        pytest.param(15, 10 + 90 * 0.9, id="90 %"),
     ],
 )
-def test_measurement_weighs_n_over_n_plus_five(n, expected):
+def test_measurement_weighs_n_squared_over_n_squared_plus_25(n, expected):
     assert pytest.approx(expected) == blended(Measured(value=100.0 if n else None, n=n), 10.0)
 
 
@@ -170,7 +170,7 @@ def test_measured_prefill_and_load_are_blended_too():
     prefill = (600 + 8 * LLAMA_PRIOR_RATE) / 2
 
     assert pytest.approx(300 / prefill + 1 / LLAMA_PRIOR_RATE) == seen.first_token_seconds
-    assert pytest.approx(0.75 * 20 + 0.25 * LLAMA_LOAD_SECONDS) == seen.load_seconds
+    assert pytest.approx(0.9 * 20 + 0.1 * LLAMA_LOAD_SECONDS) == seen.load_seconds
 
 
 def test_the_spread_shrinks_with_samples():

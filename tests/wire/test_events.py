@@ -19,6 +19,7 @@ from dispatcher.vocabulary.event import (
     Sampled,
     Turned,
 )
+from dispatcher.vocabulary.experiment import ArmObserved, ExperimentTurned, Shadowed
 from dispatcher.wire.events import event_document, event_name
 from tests.builders import LLAMA, NOW, PHI, a_lease, a_snapshot
 from tests.decisions import a_decision, no_decision
@@ -49,6 +50,11 @@ EVENTS = [
     Turned(at_seconds=NOW, what="place", subject="p", before="ready", after="stopping"),
     Sampled(at_seconds=NOW, snapshot=a_snapshot(), poll_seconds=0.01, failures={"prometheus": "prom_error"}),
     Reloaded(at_seconds=NOW, ok=False, because="no"),
+    ArmObserved(at_seconds=NOW, experiment_id="margin", arm="B"),
+    ExperimentTurned(
+        at_seconds=NOW, experiment_id="margin", before="running", after="rolled_back", because="p", metric="success"
+    ),
+    Shadowed(at_seconds=NOW, experiment_id="margin", decision_id="d-1", divergence="same", model=None),
 ]
 
 

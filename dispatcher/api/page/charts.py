@@ -48,9 +48,8 @@ def memory_bar(fleet: FleetView, tones: dict[str, str]) -> Markup:
 
 
 def _block(at: float, width: float, class_: str, words: str) -> Markup:
-    sides = {"x": round(at, 2), "y": 0, "width": max(0.0, round(width, 2)), "height": 28}
-    told = "".join(f' {name}="{value:g}"' for name, value in sides.items())
-    return Markup(f'<rect class="{class_}"{told}>{element("title", words)}</rect>')
+    sides = {"x": round(at, 2), "y": 0.0, "width": max(0.0, round(width, 2)), "height": 28.0}
+    return element("rect", element("title", words), class_=class_, **sides)
 
 
 def sparkline(values: Sequence[float], class_: str, words: str) -> Markup:

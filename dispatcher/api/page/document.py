@@ -16,6 +16,7 @@ PAGE_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "vary": "Accept, Authorization, X-API-Key",
 }
 HTML_TYPE = "text/html; charset=utf-8"
@@ -35,9 +36,9 @@ def asset(path: str) -> tuple[bytes, str]:
     return body, sha256(body).hexdigest()[:16]
 
 
-def document(body: Markup, *, fragment: str | None, title: str = "", words: str = "") -> bytes:
-    """fragment: where the script finds what is in `body` as it is by now; None: it stays what it is. words: said
-    beside the title."""
+def document(body: Markup, *, fragment: str | None, title: str = "") -> bytes:
+    """fragment: where the script finds what is in `body` as it is by now; None: it stays what it is; "": where this
+    address has it, once there is a key."""
     return (
         b"<!doctype html>"
         + element(
@@ -46,9 +47,9 @@ def document(body: Markup, *, fragment: str | None, title: str = "", words: str 
             element(
                 "body",
                 element("a", "Skip to the content", href="#content", class_="skip"),
-                _top(words, live=fragment is not None),
+                _top(live=fragment is not None),
                 element("main", body, id="content", tabindex="-1", data_fragment=fragment),
-                _foot(),
+                _foot(with_key=fragment == ""),
             ),
             lang="en",
         ).encode()
@@ -67,7 +68,7 @@ def sign_in(because: str) -> bytes:
         class_="card",
         id="signed-out",
     )
-    return document(Markup(f'{told}<div id="status"></div>'), fragment="", words="")
+    return document(Markup(f'{told}<div id="status"></div>'), fragment="")
 
 
 def _head(title: str) -> Markup:
@@ -87,7 +88,7 @@ def _versioned(path: str) -> str:
     return f"{path}?v={asset(path)[1]}"
 
 
-def _top(words: str, *, live: bool) -> Markup:
+def _top(*, live: bool) -> Markup:
     key_form = element(
         "form",
         element("label", "Key", for_="key"),
@@ -96,10 +97,9 @@ def _top(words: str, *, live: bool) -> Markup:
         id="key-form",
         hidden=True,
     )
-    home = element("a", _TITLE, href="/")
     return element(
         "header",
-        element("h1", home, element("span", words, class_="quiet") if words else None),
+        element("h1", element("a", _TITLE, href="/")),
         element("p", "As of when it was loaded", id="live", role="status") if live else None,
         element("button", "Forget the key", type="button", id="forget", hidden=True),
         key_form,
@@ -107,11 +107,9 @@ def _top(words: str, *, live: bool) -> Markup:
     )
 
 
-def _foot() -> Markup:
-    links = (
-        ("/runbook", "Runbook"),
-        ("/openapi.json", "What can be asked"),
-        ("/metrics", "Metrics"),
-        ("/readyz?verbose", "Readiness"),
-    )
+def _foot(*, with_key: bool) -> Markup:
+    """A link sends no key: where one is needed, only what is open to all is linked to."""
+    links = [("/runbook", "Runbook")]
+    if not with_key:
+        links += [("/openapi.json", "What can be asked"), ("/metrics", "Metrics"), ("/readyz?verbose", "Readiness")]
     return element("footer", element("nav", *(element("a", word, href=to) for to, word in links), aria_label="More"))

@@ -101,7 +101,7 @@ def _since(seen: Seen, view: PlaceView) -> list[str | None]:
     if view.leased_until_seconds is not None:
         told += [", leased until ", clock_time(view.leased_until_seconds), " UTC"]
     if view.because and view.because != view.state.value:
-        told.append(f". {cut(view.because)}")
+        told.append(f"; {cut(view.because)}")
     return told
 
 

@@ -11,6 +11,7 @@ from dispatcher.vocabulary.profile import Profiles
 from dispatcher.vocabulary.queue import Line
 from dispatcher.vocabulary.settings import Role
 from dispatcher.vocabulary.signal import Snapshot
+from dispatcher.wire.experiments import NO_EXPERIMENTS, Experiments
 from dispatcher.wire.shapes import DecisionKept
 from dispatcher.wire.view_shapes import Readiness
 
@@ -29,4 +30,5 @@ class Seen:
     decisions: Sequence[DecisionKept]
     ends: Sequence[End]
     history_trouble: str | None = None
+    experiments: Experiments = NO_EXPERIMENTS
     heartbeat_seconds: float = 15.0  # the event stream is silent for no longer than that

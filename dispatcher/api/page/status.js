@@ -7,11 +7,13 @@
   const PATIENCE_MS = 10000; // for one answer
   const MAX_WAIT_MS = 15000; // between two tries to reconnect
   const KEY = "dispatcher.key"; // of this tab alone, gone with it
+  const WORDS = { TypeError: "the dispatcher cannot be reached", AbortError: "the dispatcher is silent" };
 
   const main = document.getElementById("content");
   const byId = (id) => document.getElementById(id);
   const source = main.dataset.fragment ?? null; // "": asks for a key first; null: this page stays as it is
   const fragment = source === "" ? fragmentOf(location.pathname) : source;
+  let needsKey = false; // nothing is asked for until somebody gives one
   document.documentElement.classList.add("is-scripted");
 
   function fragmentOf(path) {
@@ -110,9 +112,10 @@
 
   let asking = false;
   let again = false;
+  let isShown = true; // what is fetched anew; an event tells that something changed, not that it is seen
 
   async function refresh() {
-    if (!fragment || document.hidden) return;
+    if (document.hidden || needsKey) return;
     if (asking) {
       again = true;
       return;
@@ -125,10 +128,11 @@
       else byId("status").replaceChildren(...told);
       byId("signed-out")?.remove();
       hideKeyForm();
-      return true;
+      isShown = true;
+      if (hears) live();
     } catch (error) {
+      isShown = false;
       stale(error.message);
-      return false;
     } finally {
       asking = false;
       if (again) {
@@ -152,6 +156,7 @@
   let lastId = "";
   let waitMs = 1000;
   let seenAt = null;
+  let hears = false; // the stream is open
 
   function live() {
     seenAt = new Date();
@@ -164,30 +169,37 @@
     if (!byId("live")) return;
     document.documentElement.classList.remove("is-live");
     document.documentElement.classList.add("is-stale");
-    const since = seenAt ? `as of ${seenAt.toLocaleTimeString()}` : "not connected";
+    const since = seenAt ? `as of ${seenAt.toISOString().slice(11, 19)} UTC` : "not connected";
     byId("live").textContent = `Not live, ${since}: ${because}`;
   }
 
+  function silenceEnds(mine) {
+    const heartbeatMs = 1000 * Number(byId("status").dataset.heartbeatSeconds || 15);
+    return setTimeout(() => mine.abort(), 2.5 * heartbeatMs + 1000);
+  }
+
   async function follow() {
-    if (stream || document.hidden) return;
+    if (stream || document.hidden || needsKey) return;
     const mine = (stream = new AbortController());
+    const silence = silenceEnds(mine);
     let because = "the connection ended";
     try {
       const wanted = headers({ Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) });
       const answer = await fetch("/events", { headers: wanted, cache: "no-store", signal: mine.signal });
       if (answer.status === 401) wantKey();
       if (!answer.ok) throw new Error(await whyNot(answer));
-      if (await refresh()) {
-        waitMs = 1000;
-        live();
-      }
+      clearTimeout(silence);
+      hears = true;
+      await refresh();
       await read(answer.body.getReader(), mine);
     } catch (error) {
-      because = error.name === "TypeError" ? "the dispatcher cannot be reached" : error.message;
+      because = WORDS[error.name] ?? error.message;
     }
+    clearTimeout(silence);
     if (stream !== mine) return;
-    stream = null;
-    if (document.hidden || !byId("key-form").hidden) return;
+    leaveStream();
+    if (document.hidden) return;
+    if (needsKey) return stale("a key is needed");
     stale(`${because}; trying again`);
     setTimeout(follow, waitMs * (0.75 + Math.random() / 2));
     waitMs = Math.min(MAX_WAIT_MS, waitMs * 2);
@@ -197,8 +209,7 @@
     const decoder = new TextDecoder();
     let rest = "";
     for (;;) {
-      const heartbeatMs = 1000 * Number(byId("status").dataset.heartbeatSeconds || 15);
-      const silence = setTimeout(() => mine.abort(), 2.5 * heartbeatMs + 1000);
+      const silence = silenceEnds(mine);
       let piece;
       try {
         piece = await reader.read();
@@ -210,7 +221,8 @@
       const blocks = rest.split("\n\n");
       rest = blocks.pop();
       blocks.forEach(heard);
-      live();
+      waitMs = 1000;
+      if (isShown) live();
     }
   }
 
@@ -227,12 +239,14 @@
   function leaveStream() {
     const mine = stream;
     stream = null;
+    hears = false;
     mine?.abort();
   }
 
   // ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   function wantKey() {
+    needsKey = true;
     byId("key-form").hidden = false;
     byId("forget").hidden = true;
     if (sessionStorage.getItem(KEY)) tell("This key is not known here.", true);
@@ -246,8 +260,11 @@
 
   byId("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(KEY, byId("key").value.trim());
+    const key = byId("key").value.trim();
     byId("key").value = "";
+    if (/[^\x20-\x7e]/.test(key)) return tell("A header cannot carry this key: it has letters outside ASCII.", true);
+    sessionStorage.setItem(KEY, key);
+    needsKey = false;
     tell("");
     leaveStream();
     begin();
@@ -317,25 +334,26 @@
 
   // ── beginning ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+  const isStatus = fragment === "/page/fragments/status";
+
   function begin() {
-    if (fragment === "/page/fragments/status") follow();
-    else if (source === "") refresh();
+    if (isStatus) follow();
+    else refresh();
   }
 
   if (source === null) return;
+  if (isStatus) setInterval(soon, REFRESH_MS);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) leaveStream();
+    else begin();
+  });
   hideKeyForm();
   if (source === "" && !sessionStorage.getItem(KEY)) {
+    needsKey = true;
     byId("key-form").hidden = false;
     byId("live").textContent = "";
     byId("key").focus();
-    return;
+  } else {
+    begin();
   }
-  if (fragment === "/page/fragments/status") {
-    setInterval(soon, REFRESH_MS);
-    document.addEventListener("visibilitychange", () => {
-      if (document.hidden) leaveStream();
-      else follow();
-    });
-  }
-  begin();
 })();

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from dispatcher.api.page import decision
 from dispatcher.api.page.charts import memory_bar, sparkline, tone
+from dispatcher.api.page.experiments import experiments
 from dispatcher.api.page.markup import Markup, element, joined
 from dispatcher.api.page.places import places
 from dispatcher.api.page.seen import Seen
@@ -34,7 +35,7 @@ def status(seen: Seen) -> Markup:
     """All of it, as the element that the script replaces."""
     tones = tones_of(seen)
     beside = element(
-        "div", _speeds(seen, tones), _queue(seen), try_box(seen), _experiments(), class_="column", data_key="beside"
+        "div", _speeds(seen, tones), _queue(seen), try_box(seen), _experiments(seen), class_="column", data_key="beside"
     )
     return element(
         "div",
@@ -186,11 +187,12 @@ def _snapshot_words(seen: Seen) -> str:
 def _decisions(seen: Seen) -> Markup:
     trouble = seen.history_trouble
     note = element("p", f"Older ones cannot be read: {cut(trouble)}", class_="note warn") if trouble else None
+    title = "Last decisions (times are UTC)"
     shown = [decision.line(kept) for kept in seen.decisions[:MOST_DECISIONS]]
     if not shown:
         empty = element("p", "None yet. Ask for one below, or with POST /select.", class_="quiet")
-        return section("decisions", "Last decisions", note, empty)
-    return section("decisions", "Last decisions", note, element("ol", *shown, class_="decisions"))
+        return section("decisions", title, note, empty)
+    return section("decisions", title, note, element("ol", *shown, class_="decisions"))
 
 
 # ── how fast ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -266,6 +268,5 @@ def _queue(seen: Seen) -> Markup:
     return section("queue", "Queue", element("ul", *rows, class_="rows"))
 
 
-def _experiments() -> Markup:
-    words = "None is running. An experiment lets a share of the requests be decided by a second policy, and compares."
-    return section("experiments", "Experiments", element("p", words, class_="quiet"))
+def _experiments(seen: Seen) -> Markup:
+    return section("experiments", "Experiments", *experiments(seen.experiments))
