@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from dispatcher.policy import classify_weights
-from dispatcher.policy.classify_features import features, sentences
+from dispatcher.policy.classify_features import features, sentences, without_code
 from dispatcher.vocabulary.request import TASKS, Task
 
 SENTENCES_SHARE = 0.4  # of the answer; the rest is the prompt's as a whole
@@ -51,6 +51,7 @@ class Linear:
 def guess(text: str, model: Linear | None = None) -> Guess | None:
     """text: in lower case, already cut. model: another one than ours, for training. None: it knows no word of it."""
     model = model or OURS
+    text = without_code(text)
     whole = features(text) & model.known
     if not whole:
         return None

@@ -6,6 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 HELD_OUT = Path(__file__).parent / "classify_held_out.txt"
+BLIND = Path(__file__).parent / "classify_blind.txt"  # written before its author had read the classifier or its data
+COMPLEXITY = (
+    Path(__file__).parent / "classify_complexity.txt"
+)  # `== complexity`; part of the blind prompts, and vague ones
 
 
 def prompts(path: Path) -> list[tuple[str, str]]:

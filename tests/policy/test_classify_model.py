@@ -15,19 +15,23 @@ from hypothesis import strategies as st
 from dispatcher.policy import classify_weights
 from dispatcher.policy.classify import classify
 from dispatcher.policy.classify_features import (
+    CODE,
     HEAD_SENTENCES,
     HEAD_WORDS,
     TAIL_SENTENCES,
     TAIL_WORDS,
     features,
     sentences,
+    without_code,
 )
 from dispatcher.policy.classify_model import guess, unpacked
 from dispatcher.vocabulary.request import TASKS, Asked
-from tests.policy.held_out import HELD_OUT, prompts
+from tests.policy.held_out import BLIND, COMPLEXITY, HELD_OUT, prompts
 
 HELD = prompts(HELD_OUT)
-SEEDS = Path(__file__).parents[2] / "scripts" / "classifier" / "seeds.txt"
+BLIND_HELD = prompts(BLIND)
+TRAINED = Path(__file__).parents[2] / "scripts" / "classifier"
+SEEDS = TRAINED / "seeds.txt"
 NEUTRAL = "Some more words stand here, and they say nothing in particular. They were there yesterday, too. "
 
 LOREM = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore et dolore."
@@ -37,15 +41,51 @@ def task_of(text: str, last_at: int = 0) -> str:
     return classify(Asked(text=text, last_at=last_at), request_id="d-1", at_seconds=0.0).task
 
 
+def complexity_of(text: str) -> str:
+    return classify(Asked(text=text), request_id="d-1", at_seconds=0.0).complexity
+
+
 def kept_ratio(change) -> float:
     """Of our prompts, how many keep their task when changed so."""
     return sum(task_of(text) == task_of(change(text)) for text, _ in HELD) / len(HELD)
 
 
-def test_held_out_prompts_of_another_style_are_named_rightly_at_least_72_times_in_100():
+def test_held_out_prompts_of_another_style_are_named_rightly_at_least_78_times_in_100():
     right = sum(task_of(text) == task for text, task in HELD)
 
-    assert right / len(HELD) >= 0.72
+    assert right / len(HELD) >= 0.78
+
+
+def test_prompts_written_before_the_classifier_was_read_are_named_rightly_at_least_79_times_in_100():
+    right = sum(task_of(text) == task for text, task in BLIND_HELD)
+
+    assert right / len(BLIND_HELD) >= 0.79
+
+
+def test_of_every_task_more_than_six_in_ten_blind_prompts_are_found():
+    found: Counter[str] = Counter(task for text, task in BLIND_HELD if task_of(text) == task)
+    many = Counter(task for _, task in BLIND_HELD)
+
+    assert {} == {task: found[task] for task in TASKS if found[task] / many[task] < 0.6}
+
+
+def test_no_blind_prompt_was_trained_on():
+    trained = {text for name in ("seeds", "patterns") for text, _ in prompts(TRAINED / f"{name}.txt")}
+
+    assert set() == {text for text, _ in BLIND_HELD} & trained
+
+
+def test_the_complexity_of_most_prompts_is_what_their_writer_said_and_of_few_vague_ones_anything_else():
+    told = [(complexity, complexity_of(text)) for text, complexity in prompts(COMPLEXITY)]
+
+    assert sum(said == found for said, found in told) / len(told) >= 0.6
+    assert sum(found == "ambiguous" for said, found in told if said == "ambiguous") >= 9
+    assert 0 == sum(found == "ambiguous" for said, found in told if said != "ambiguous")
+
+
+def test_lines_of_code_become_one_mark_and_one_line_alone_stays():
+    assert f"sort this\n{CODE}\nplease" == without_code("sort this\nfor x in y:\n    z = f(x)\nplease")
+    assert "x = f(y);" == without_code("x = f(y);")
 
 
 def test_every_task_is_among_the_held_out_prompts_and_none_of_them_was_trained_on():

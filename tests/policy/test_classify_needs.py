@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.policy.classify import classify
-from dispatcher.policy.classify_needs import capability_asked
-from dispatcher.policy.scorers import TASK_NEEDS
+from dispatcher.policy.scorers import TASK_NEEDS, capability_asked
 from dispatcher.vocabulary.request import TASKS, Asked, Request
 from dispatcher.vocabulary.settings import DEFAULT_CHAIN
 
