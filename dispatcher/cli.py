@@ -140,10 +140,15 @@ def select(caller: Caller, /, start: bool, dry_run: bool, **wishes: Any) -> None
 
 @main.command(epilog='Example: dispatcher recommend --task coding --prompt "Write a parser for ..."')
 @describes_a_request
+@click.option("--agent", help="For whom: preferences and experiments are per agent.")
 @asks_the_daemon
 @click.pass_obj
 def recommend(caller: Caller, /, **wishes: Any) -> None:
-    """The models ranked for a request, with reasons; no lease, no effect."""
+    """The models ranked for a request, with reasons; no lease, no effect.
+
+    The first is what would be chosen. The others follow as they would be fallen back to: by health, then by speed,
+    which need not be the order of their scores.
+    """
     query = said(wishes)
     prompt = query.get("prompt", "")
     if len(prompt) > QUERY_CHARACTERS:
@@ -264,7 +269,15 @@ def unpin(caller: Caller, model: str) -> None:
 @click.pass_obj
 def forget(caller: Caller, model: str) -> None:
     """Forget what was learned of MODEL here, after it was replaced or the machine changed."""
-    act(caller, "POST", model, "forget", "starts anew")
+    document = got(caller, "POST", f"/models/{quote(model, safe='')}/forget")
+    if caller.as_json:
+        print_json(document)
+    else:
+        from dispatcher.cli_tables import clean
+
+        click.echo(
+            clean(f"What was learned of {model} here is forgotten: it counts as never seen. It runs on as it did.")
+        )
 
 
 # ── the daemon and its configuration ────────────────────────────────────────────────────────────────────────────────

@@ -49,7 +49,7 @@ Exit codes: 0 done; 1 no good answer, refused, or interrupted (what had come is 
     "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE", help="JSON; else our own 12."
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="For the results.  [default: bench-TIME]")
-@click.option("--compare", "earlier", type=click.Path(path_type=Path), metavar="JSON", help="An earlier bench.json.")
+@click.option("--compare", "earlier", type=click.Path(path_type=Path), metavar="PATH", help="An earlier run's folder.")
 @click.option(
     "--warm-up", type=click.IntRange(0, 1000), default=1, show_default=True, help="Requests before, per model."
 )
@@ -167,9 +167,8 @@ def look_at(target: Target) -> Looked:
     except Unwelcome as error:
         raise Refusal(f"{error}; set {KEY_VARIABLE}") from error
     except NobodyThere as error:
-        start = (
-            "start it, or say where it is with --url" if target.direct else "start one with scripts/run, or --direct"
-        )
+        there = "start Ollama there (dispatcher rehearse simulates one), or say where it is with --url"
+        start = there if target.direct else "start one with scripts/run, or --direct"
         raise Unreachable(f"{error}; {start}") from error
 
 

@@ -53,6 +53,21 @@ def test_select_says_how_to_give_the_lease_back(url):
     assert f'curl -X DELETE -H "Authorization: Bearer $DISPATCHER_API_KEY" {url}/leases/l-1' in with_key
 
 
+def test_forget_says_what_became_of_the_model_and_what_did_not():
+    async def act(model, what):
+        return {"model": model, "action": what, "state": "ready", "because": "forgotten by hand"}
+
+    with serving_in_a_thread(some_doors(act=act)) as url:
+        result = ran(url, "forget", "phi3:mini")
+
+    told = "What was learned of phi3:mini here is forgotten: it counts as never seen. It runs on as it did.\n"
+    assert (0, told) == (result.exit_code, result.stdout)
+
+
+def test_recommend_asks_for_an_agent_whose_preferences_count(url):
+    assert 0 == ran(url, "recommend", "--agent", "reviewer").exit_code
+
+
 def test_unpin_of_what_is_not_pinned_says_so_and_is_no_failure():
     async def act(model, what):
         return {"model": model, "action": what, "state": None, "because": f"{model} is not pinned"}

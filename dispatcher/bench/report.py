@@ -106,7 +106,8 @@ def outlier_rule() -> str:
 
 
 def read_samples(path: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """An earlier JSON: its head and its samples. Raises ReportUnreadable."""
+    """An earlier JSON, or the folder it was written to: its head and its samples. Raises ReportUnreadable."""
+    path = path / "bench.json" if path.is_dir() else path
     try:
         with path.open("rb") as opened:
             content = opened.read(MAX_FILE_BYTES + 1)

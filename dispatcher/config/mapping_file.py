@@ -94,7 +94,11 @@ def _without_tabs(text: str) -> str:
     """JSON may be indented with tabs, which YAML forbids. None of its strings holds one."""
     if text.lstrip()[:1] != "{":
         return text
-    return re.sub(r'"(?:[^"\\\n]|\\.)*"|\t', lambda found: " " if found[0] == "\t" else found[0], text)
+    return _STRING_OR_TAB.sub(lambda found: " " if found[0] == "\t" else found[0], text)
+
+
+# A string that is not closed ends with its line: starting again at every quote in it takes the square of its length.
+_STRING_OR_TAB = re.compile(r'"(?:[^"\\\n]++|\\.)*+"?|\t')
 
 
 class _Translation:

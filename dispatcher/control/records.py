@@ -6,6 +6,7 @@ the keys are bounded; the one that has been silent for longest is forgotten firs
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from dispatcher.control.window import WINDOW_SAMPLES, weight
 from dispatcher.vocabulary.event import Completed, Failed
 from dispatcher.vocabulary.fleet import Place
-from dispatcher.vocabulary.profile import Record
+from dispatcher.vocabulary.profile import BLEND_SAMPLES, Record
 
 MAX_KEYS = 2_000
 MAX_SECONDS = 7 * 86400.0  # of one request; more is a report that is wrong
 MAX_TOKENS = 10_000_000
 MAX_QUALITY = 10.0
+OUTLIER_DEVIATIONS = 3.0  # of the logarithms; 3 of 1,000 log-normal seconds are beyond on either side …
+OUTLIER_LEAST_RATIO = 4.0  # … and never what is nearer to the median: lengths of answers differ so much by nature
 TELLING = ("ok", "error", "timeout")  # what a caller, we or the queue broke off says nothing of a model
 OF_TIME = ("silent", "stalled")  # causes of a failed attempt that say how long it took, at least
 Key = tuple[str, str, str, Place | None]  # model, task, agent, place
@@ -120,7 +123,8 @@ def _record(model: str, task: str, agent: str, ends: Sequence[_End], now_seconds
     seconds = [(end.seconds, share) for end, share in pairs if end.seconds is not None]
     firsts = [(end.first_token_seconds, share) for end, share in pairs if end.first_token_seconds is not None]
     rates = [(end.tokens_per_second, share) for end, share in pairs if end.tokens_per_second is not None]
-    busy = sum((end.busy_seconds or 0.0) * share for end, share in pairs)
+    most = outlier_above(seconds)
+    busy = sum(min(end.busy_seconds or 0.0, most) * share for end, share in pairs)
     tokens = sum((end.output_tokens or 0) * share for end, share in pairs)
     samples = round(sum(shares))
     return Record(
@@ -129,15 +133,26 @@ def _record(model: str, task: str, agent: str, ends: Sequence[_End], now_seconds
         agent=agent,
         samples=samples,
         success_ratio=mean((float(end.ok), share) for end, share in pairs) if samples else None,
-        mean_seconds=mean(seconds),
+        mean_seconds=mean((min(value, most), share) for value, share in seconds),
         p50_seconds=quantile(seconds, 0.5),
         p95_seconds=quantile(seconds, 0.95),
+        outliers=sum(value > most for value, _ in seconds),
         tokens_per_second=quantile(rates, 0.5),
         first_token_seconds=quantile(firsts, 0.5),
         tokens_per_busy_second=tokens / busy if busy > 0 else None,
         quality=mean((end.quality, share) for end, share in pairs if end.quality is not None),
         updated_at_seconds=max(end.at_seconds for end in ends),
     )
+
+
+def outlier_above(seconds: Sequence[Weighted]) -> float:
+    """What is longer is an outlier; infinite while too few are known to tell. Median and median absolute deviation, of
+    logarithms: one answer of 403 s moves neither."""
+    centre = quantile(seconds, 0.5)
+    if centre is None or len(seconds) < BLEND_SAMPLES:
+        return math.inf
+    spread = quantile([(abs(math.log(value / centre)), share) for value, share in seconds], 0.5) or 0.0
+    return centre * max(OUTLIER_LEAST_RATIO, math.exp(OUTLIER_DEVIATIONS * 1.4826 * spread))
 
 
 def mean(weighted: Iterable[Weighted]) -> float | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import cast
 
 from dispatcher.experiments.assign import patched
@@ -32,6 +32,7 @@ from dispatcher.vocabulary.experiment import (
     Mode,
     Specification,
 )
+from dispatcher.vocabulary.preference_settings import PreferenceSettings
 from dispatcher.vocabulary.settings import PolicySettings, Settings
 from dispatcher.vocabulary.words import Moment, meant, shortened
 
@@ -76,7 +77,10 @@ def problems(specification: Specification, settings: Settings, check: Check = _n
                 f"experiment.{arm}.models: {shortened(name)!r} is not in the chain{hint}; known: {', '.join(chain)}"
             )
         if not unknown:
-            found += [f"experiment.{arm}: {words}" for words in check(patched(settings, patch))]
+            whole = patched(settings, patch)
+            if patch.models:  # preferences speak of the whole chain; what an arm leaves out of it is passed over
+                whole = replace(whole, preferences=PreferenceSettings())
+            found += [f"experiment.{arm}: {words}" for words in check(whole)]
     if not found and patched(settings, specification.a) == patched(settings, specification.b):
         found.append("experiment.b: decides exactly as a does; change something (an A/A comparison is the self-test)")
     return found
@@ -215,7 +219,10 @@ class _Reader:
         return found
 
     def _setting(self, at: str, value: object, default: object) -> object:
-        """The value as the type of its default; _BAD when it has none."""
+        """The value as the type of its default; _BAD when it has none. null: only of what may be left out of the
+        configuration, and then it is switched off in this arm, whatever is in force."""
+        if value is None and default is None:
+            return None
         if isinstance(default, tuple):
             if not isinstance(value, list | tuple) or len(value) != len(default):
                 return self._refuse(at, value, f"{len(default)} numbers (capability, performance, health)")

@@ -116,7 +116,8 @@ NO_BELIEF = Belief()
 class Record:
     """How a model has done at one task for one agent, over its last requests. None: not measured.
 
-    samples: as they weigh, the older less. quality: 0..10, as reported. seconds: of whole requests.
+    samples: as they weigh, the older less. quality: 0..10, as reported. seconds: of whole requests. outliers: requests
+    far above the median; they count in quantiles as they are, in mean and efficiency as the limit they passed.
     """
 
     model: str
@@ -127,6 +128,7 @@ class Record:
     mean_seconds: float | None
     p50_seconds: float | None
     p95_seconds: float | None
+    outliers: int = 0
     tokens_per_second: float | None  # decoding, as the engine timed it
     first_token_seconds: float | None
     tokens_per_busy_second: float | None  # output tokens per second that the model worked: efficiency

@@ -181,8 +181,9 @@ OWN: tuple[Operation, ...] = (
     Operation(
         method="GET",
         path="/performance-metrics",
-        summary="How the models have done here.",
+        summary="How the models have done here; 404 for a model or an agent that nobody ever heard of.",
         answers={200: (JSON, (PerformanceMetrics,))},
+        problems=(404,),
         query=PerformanceQuery,
     ),
     Operation(

@@ -23,7 +23,7 @@ import msgspec
 
 from dispatcher.wire.surface import Told
 
-MAX_CHARACTERS = 64 * 1024  # of an answer that are kept while it passes by
+MAX_CHARACTERS = 64 * 1024  # of an answer that are kept while it passes by, and as many of the arguments of its calls
 MAX_CALLS = 64
 FAULTLESS, CUT, REFUSED, WRONG_FORM, REPEATED, EMPTY = 7.0, 4.0, 3.0, 2.0, 1.0, 0.0
 REFUSAL_CHARACTERS = 400  # a longer answer has more to say than no
@@ -86,14 +86,16 @@ class _Call:
 
 class Heard:
     """What of an answer is judged, as it passes by. Mutable; bounded: of a longer text only the form of its beginning
-    is unknown, and its JSON is not judged."""
+    is unknown, and its JSON is not judged; nor are calls, of which there are more than are kept."""
 
-    __slots__ = ("_calls", "_characters", "_pieces", "cut")
+    __slots__ = ("_argued", "_calls", "_characters", "_missed", "_pieces", "cut")
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._characters = 0
         self._calls: dict[int, _Call] = {}
+        self._argued = 0  # characters of arguments
+        self._missed = False  # there is more in its calls than was kept
         self.cut = False  # by a limit of tokens
 
     def say(self, text: object) -> None:
@@ -107,15 +109,25 @@ class Heard:
             if not isinstance(call, dict):
                 continue
             index, function = call.get("index", len(self._calls)), call.get("function")
-            if not isinstance(index, int) or not isinstance(function, dict) or len(self._calls) > MAX_CALLS:
+            if not isinstance(index, int) or not isinstance(function, dict):
+                continue
+            if index not in self._calls and len(self._calls) >= MAX_CALLS:
+                self._missed = True
                 continue
             known = self._calls.setdefault(index, _Call())
             known.name = function.get("name") or known.name
             arguments = function.get("arguments")
             if isinstance(arguments, str):
-                known.arguments.append(arguments)
+                self._argue(known, arguments)
             else:
                 known.whole = arguments
+
+    def _argue(self, call: _Call, arguments: str) -> None:
+        self._argued += len(arguments)
+        if self._argued > MAX_CHARACTERS:
+            self._missed = True
+        else:
+            call.arguments.append(arguments)
 
     def quality(self, expected: Expected) -> float:
         """0..10, of an answer that came whole."""
@@ -129,11 +141,14 @@ class Heard:
             faults.append(REFUSED)
         if expected.json and not (self._calls or self.cut) and not self._is_json(text):
             faults.append(WRONG_FORM)
-        if expected.tools and not all(_is_right(call, expected.tools) for call in self._calls.values()):
+        if expected.tools and not self._missed and not self._calls_are_right(expected.tools):
             faults.append(WRONG_FORM)
         if _repeats(text):
             faults.append(REPEATED)
         return min(faults)
+
+    def _calls_are_right(self, offered: frozenset[str]) -> bool:
+        return all(_is_right(call, offered) for call in self._calls.values())
 
     def _is_json(self, text: str) -> bool:
         return self._characters > MAX_CHARACTERS or _reads(text)

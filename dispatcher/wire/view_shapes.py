@@ -178,8 +178,10 @@ class Recommendations(Struct, kw_only=True, frozen=True):
 class Performance(Struct, kw_only=True, frozen=True):
     """Of one model, task and agent, over all its places and at most 100 requests at each; older than a week they fade.
     agent null: unnamed. ordering: prior below 5 samples. seconds: whole requests, a timeout as at least its timeout.
-    time_to_first_token_seconds, tokens_per_second: medians, where the engine's durations are known. efficiency: output
-    tokens per second that the model worked. quality: mean of what was reported, 0..10."""
+    outliers: requests far above the median; in p95 as they were, in mean and efficiency as the limit they passed.
+    time_to_first_token_seconds, tokens_per_second: medians, where the engine's durations are known. load_seconds:
+    median of the model's loads, whoever asked. efficiency: output tokens per second that the model worked. quality:
+    mean of what was reported, 0..10."""
 
     model: str
     task: str | None
@@ -189,8 +191,10 @@ class Performance(Struct, kw_only=True, frozen=True):
     mean_seconds: float | None
     p50_seconds: float | None
     p95_seconds: float | None
+    outliers: int
     tokens_per_second: float | None
     time_to_first_token_seconds: float | None
+    load_seconds: float | None
     efficiency: float | None
     quality: float | None
     last_updated: str | None

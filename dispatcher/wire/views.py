@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Struct
 
+from dispatcher.errors import NotFound
 from dispatcher.vocabulary.decision import Candidate, Decision
 from dispatcher.vocabulary.fleet import FleetView, LeaseStatus, PlaceState, PlaceView
 from dispatcher.vocabulary.profile import BLEND_SAMPLES, NO_RATES, Profiles, Record
 from dispatcher.vocabulary.queue import Line
 from dispatcher.vocabulary.request import DEFAULT_NUM_CTX, PRIORITIES, Priority
 from dispatcher.vocabulary.signal import HOST, HOST_SIGNALS, OPTIONAL_SIGNALS, OTHER_SIGNALS, Reading, Snapshot
+from dispatcher.vocabulary.words import meant, shortened
 from dispatcher.wire.decision import moment, reasons_told, rounded, scores_told, snapshot_used
 from dispatcher.wire.view_shapes import (
     Health,
@@ -37,6 +39,7 @@ from dispatcher.wire.view_shapes import (
     Waiting,
 )
 
+MAX_NAMED = 8  # of what is known, where a name is not
 _BEST_FIRST: tuple[Health, ...] = ("healthy", "degraded", "unhealthy")
 MIN_SAMPLES = 10  # below, a poor success rate does not mean degraded (policy.health_min_samples)
 GOOD_SUCCESS_RATIO = 0.9
@@ -238,19 +241,38 @@ def performance_document(
     profiles: Profiles, records: Iterable[Record], *, agent_type: str | None, model: str | None, task: str | None
 ) -> PerformanceMetrics:
     """One row per model, task and agent seen; a model of the chain that nobody asked anything has one of nulls, unless
-    a task or an agent was named that it knows nothing of."""
+    a task or an agent was named that it knows nothing of. Raises NotFound for a model or an agent that nobody knows: an
+    empty answer would hide that its name is misspelt."""
+    records = tuple(records)
+    _refuse_unknown("model", model, {*profiles.facts, *(record.model for record in records)})
+    _refuse_unknown("agent", agent_type, {record.agent for record in records if record.agent})
     found = [
-        _performance(record)
+        _performance(record, _load_seconds(profiles, record.model))
         for record in records
         if model in (None, record.model) and task in (None, record.task) and agent_type in (None, record.agent)
     ]
     seen = {row.model for row in found}
     if agent_type is None and task is None:
-        found += [_unasked(name) for name in profiles.facts if name not in seen and model in (None, name)]
+        unasked = [name for name in profiles.facts if name not in seen and model in (None, name)]
+        found += [_unasked(name, _load_seconds(profiles, name)) for name in unasked]
     return PerformanceMetrics(metrics=found)
 
 
-def _performance(record: Record) -> Performance:
+def _refuse_unknown(what: str, name: str | None, known: set[str]) -> None:
+    if name is None or name in known:
+        return
+    near = meant(name, sorted(known))
+    listed = ", ".join(sorted(known)[:MAX_NAMED]) or "none yet"
+    raise NotFound(f"no {what} {shortened(name)!r} is known here{near or f'; known: {listed}'}")
+
+
+def _load_seconds(profiles: Profiles, model: str) -> float | None:
+    """At the place where it was loaded most."""
+    loads = [rates.load_seconds for place, rates in profiles.rates.items() if place.model == model]
+    return max(loads, key=lambda load: load.n).value if loads else None
+
+
+def _performance(record: Record, load_seconds: float | None) -> Performance:
     return Performance(
         model=record.model,
         task=record.task,
@@ -260,8 +282,10 @@ def _performance(record: Record) -> Performance:
         mean_seconds=rounded(record.mean_seconds),
         p50_seconds=rounded(record.p50_seconds),
         p95_seconds=rounded(record.p95_seconds),
+        outliers=record.outliers,
         tokens_per_second=rounded(record.tokens_per_second),
         time_to_first_token_seconds=rounded(record.first_token_seconds),
+        load_seconds=rounded(load_seconds),
         efficiency=rounded(record.tokens_per_busy_second),
         quality=rounded(record.quality),
         last_updated=moment(record.updated_at_seconds),
@@ -269,7 +293,7 @@ def _performance(record: Record) -> Performance:
     )
 
 
-def _unasked(model: str) -> Performance:
+def _unasked(model: str, load_seconds: float | None) -> Performance:
     return Performance(
         model=model,
         task=None,
@@ -279,8 +303,10 @@ def _unasked(model: str) -> Performance:
         mean_seconds=None,
         p50_seconds=None,
         p95_seconds=None,
+        outliers=0,
         tokens_per_second=None,
         time_to_first_token_seconds=None,
+        load_seconds=rounded(load_seconds),
         efficiency=None,
         quality=None,
         last_updated=None,

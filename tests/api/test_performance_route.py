@@ -34,8 +34,10 @@ async def test_a_row_says_all_that_was_measured():
             "mean_seconds": 8.0,
             "p50_seconds": 8.0,
             "p95_seconds": 8.0,
+            "outliers": 0,
             "tokens_per_second": 20.0,
             "time_to_first_token_seconds": 3.0,
+            "load_seconds": 4.0,
             "efficiency": 14.429,
             "quality": 7.0,
             "last_updated": "2023-11-14T22:13:20.000Z",
@@ -53,6 +55,18 @@ async def test_models_nobody_asked_have_a_row_of_nulls_and_few_samples_are_said_
     assert 4 == len(rows)
 
 
-async def test_an_agent_or_task_nobody_heard_of_has_no_row():
-    for query in ("agent_type=nobody", "task=debugging", "model=phi3:mini&agent_type=digest"):
+async def test_a_name_nobody_heard_of_is_refused_with_those_that_are_known():
+    for query, told in {
+        "agent_type=diggest": "no agent 'diggest' is known here; did you mean digest?",
+        "agent_type=x": "no agent 'x' is known here; known: digest, mail",
+        "model=phi4": "no model 'phi4' is known here",
+    }.items():
+        answer = await answered("GET", f"/performance-metrics?{query}", doors=with_records())
+
+        assert (404, "urn:dispatcher:not_found") == (answer.status_code, answer.json()["type"])
+        assert answer.json()["detail"].startswith(told)
+
+
+async def test_what_is_known_and_was_never_together_has_no_row():
+    for query in ("task=debugging", "model=phi3:mini&agent_type=digest"):
         assert {"metrics": []} == (await answered("GET", f"/performance-metrics?{query}", doors=with_records())).json()

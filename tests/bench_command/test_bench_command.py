@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from dispatcher.bench.report import read_samples
 from tests import misconduct
 from tests.bench_command.aids import ran, rehearsing
 from tests.e2e.running import ROOT, running
@@ -70,6 +71,13 @@ def test_compared_with_itself_no_difference_is_seen(rehearsal, tmp_path):
     rows = read(tmp_path / "two")["compared"]
     assert ["seconds", "first_token_seconds", "tokens_per_second", "load_seconds"] == [row["metric"] for row in rows]
     assert all(row["verdict"] in ("slower", "faster", "no difference seen") for row in rows)
+
+
+def test_an_earlier_run_may_be_named_by_its_folder(tmp_path):
+    told = {"schema": "dispatcher-bench", "schema_version": 1, "samples": []}
+    (tmp_path / "bench.json").write_text(json.dumps(told))
+
+    assert (told, []) == read_samples(tmp_path)
 
 
 def test_json_is_printed_when_it_is_asked_for(rehearsal, tmp_path):

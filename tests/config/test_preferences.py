@@ -106,6 +106,12 @@ def test_a_mapping_in_the_forms_that_people_keep_says_the_same(tmp_path, indent)
     assert own.models == whole.models
 
 
+def test_a_string_without_end_is_read_once_and_not_once_for_each_quote_in_it(tmp_path):
+    """By the square of its length, this takes longer than the whole suite may."""
+    with pytest.raises(ConfigurationInvalid, match="this is not YAML"):
+        mapped(tmp_path, '{"' + '\\"' * 400_000, name="team.json")
+
+
 def test_a_mapping_and_the_configuration_together_say_what_both_say(tmp_path):
     found = mapped(tmp_path, "agents: {dev: {model: phi3:mini}}", more=", agents: {dev: {options: {seed: 7}}, you: {}}")
 

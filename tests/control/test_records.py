@@ -82,6 +82,27 @@ def test_what_a_caller_cannot_know_is_unknown_and_its_efficiency_is_over_all_it_
     assert (None, None, 10.0) == (told.first_token_seconds, told.tokens_per_second, told.tokens_per_busy_second)
 
 
+def test_one_answer_of_403_s_is_counted_as_an_outlier_and_moves_neither_mean_nor_efficiency_far():
+    usual = [a_completed(str(i), output_tokens=40, duration_seconds=4.0 + i / 10) for i in range(11)]
+
+    told = recorded(*usual, a_completed("stall", output_tokens=40, duration_seconds=403.0))[0]
+
+    assert (1, 4.5, 403.0) == (told.outliers, told.p50_seconds, told.p95_seconds)
+    assert (pytest.approx(5.6, abs=0.1), pytest.approx(7.1, abs=0.1)) == (
+        told.mean_seconds,
+        told.tokens_per_busy_second,
+    )
+
+
+def test_nothing_is_an_outlier_while_too_little_is_known_nor_what_only_is_a_longer_answer():
+    few = recorded(
+        *(a_completed(str(i), duration_seconds=seconds) for i, seconds in enumerate((4.0, 4.0, 4.0, 403.0)))
+    )[0]
+    long = recorded(*(a_completed(str(i), duration_seconds=15.0 if i == 9 else 4.0) for i in range(10)))[0]
+
+    assert (0, 0) == (few.outliers, long.outliers)
+
+
 def test_only_the_last_hundred_count_and_old_ones_fade():
     many = recorded(*(a_completed(str(i), duration_seconds=1.0 if i < 100 else 9.0) for i in range(200)))[0]
     old = recorded(a_completed(at_seconds=NOW - 60 * DAY))[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.daemon.operations import Operations
-from dispatcher.errors import NotNow
+from dispatcher.errors import HistoryUnavailable, NotNow
 from dispatcher.vocabulary.event import Turned
 from dispatcher.vocabulary.fleet import Place, PlaceState
 from dispatcher.vocabulary.words import Moment
@@ -21,6 +21,9 @@ class Pins:
 
     def __init__(self) -> None:
         self.pinned: str | None = None
+        self.told: list[object] = []  # the events of its house
+        self.told_before_flush = 0
+        self.full = False
 
     async def pin(self, model: str | None) -> None:
         self.pinned = model
@@ -28,9 +31,15 @@ class Pins:
     async def forget(self, model: str, at_seconds: float) -> None:
         self.forgotten = {model: at_seconds}
 
+    async def flush(self) -> None:
+        self.told_before_flush = len(self.told)
+        if self.full:
+            raise HistoryUnavailable("the disk is full")
+
 
 def the_operations(house: House) -> tuple[Operations, Pins]:
     pins = Pins()
+    pins.told = house.events
     operations = Operations(
         desk=house.desk,
         controller=house.controller,
@@ -103,6 +112,19 @@ async def test_a_model_is_forgotten_on_disk_and_then_everybody_is_told(clock):
         (turned,) = [event for event in house.events if isinstance(event, Turned) and event.what == "profile"]
         assert ("forget", "llama3.2:3b", "forgotten") == (told["action"], turned.subject, turned.after)
         assert {"llama3.2:3b": turned.at_seconds} == pins.forgotten
+
+
+@in_virtual_time
+async def test_what_is_unlearned_is_on_the_disk_when_forgetting_is_answered_or_owed_when_it_is_full(clock):
+    house = a_house(clock)
+    async with house.open():
+        operations, pins = the_operations(house)
+        await operations.act("llama3.2:3b", "forget")
+
+        said = [isinstance(event, Turned) and event.what == "profile" for event in house.events]
+        assert any(said[: pins.told_before_flush]), "the footprints are written because of the event"
+        pins.full = True
+        assert "forget" == (await operations.act("llama3.2:3b", "forget"))["action"]
 
 
 @in_virtual_time

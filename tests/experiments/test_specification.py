@@ -5,9 +5,12 @@ from math import inf, nan
 
 import pytest
 
+from dispatcher.config.preference_checks import disagreements
+from dispatcher.experiments.assign import patched
 from dispatcher.experiments.lifetime import ended, started
 from dispatcher.experiments.specification import conflicts, parsed, problems
 from dispatcher.vocabulary.experiment import ArmSpecification, Guardrail, Specification
+from dispatcher.vocabulary.preference_settings import PreferenceSettings, TaskPreference
 from dispatcher.vocabulary.settings import Settings
 from tests.builders import NOW
 from tests.experiments.simulation import a_specification
@@ -113,6 +116,28 @@ def test_a_problem_names_the_key_the_value_and_what_was_expected(changes, words)
 
     assert 1 == len(found), found
     assert found[0].startswith(words)
+
+
+def test_an_arm_may_be_without_a_target_that_is_in_force_and_without_nothing_else():
+    in_force = replace(SETTINGS, policy=replace(SETTINGS.policy, quality_target=0.6))
+
+    found = parsed(written(b={"policy": {"quality_target": None}}), in_force)
+
+    assert isinstance(found, Specification), found
+    assert None is patched(in_force, found.b).policy.quality_target
+    assert [] == problems(found, in_force)
+    assert refused(written(b={"policy": {"margin_ratio": None}}))
+
+
+def test_an_arm_may_leave_out_a_model_that_is_preferred():
+    preferences = PreferenceSettings(tasks={"coding": TaskPreference(model="qwen2.5:7b")})
+    in_force = replace(SETTINGS, preferences=preferences)
+
+    found = parsed(
+        written(b={"models": ["llama3.2:3b"]}), in_force, lambda arm: [words for _, words in disagreements(arm)]
+    )
+
+    assert isinstance(found, Specification), found
 
 
 def test_every_problem_is_told_at_once():

@@ -53,7 +53,7 @@ CALLS = [  # method, path as documented, path as called, body, status
     ("GET", "/recommendations", "/recommendations?task=coding&prompt=fix", None, 200),
     ("GET", "/performance-metrics", "/performance-metrics", None, 200),
     ("GET", "/performance-metrics", "/performance-metrics?model=phi3:mini&task=coding", None, 200),
-    ("GET", "/performance-metrics", "/performance-metrics?agent_type=digest", None, 200),
+    ("GET", "/performance-metrics", "/performance-metrics?agent_type=digest", None, 404),
     ("GET", "/api/v1/ollama/health", "/api/v1/ollama/health", None, 200),
     ("GET", "/queue", "/queue", None, 200),
     ("GET", "/experiments", "/experiments", None, 200),

@@ -8,7 +8,19 @@ import pytest
 
 from dispatcher.vocabulary.relay import ENDPOINTS
 from dispatcher.wire import relayed, surface
-from dispatcher.wire.quality import CUT, EMPTY, FAULTLESS, REFUSED, REPEATED, WRONG_FORM, Expected, Heard, expected
+from dispatcher.wire.quality import (
+    CUT,
+    EMPTY,
+    FAULTLESS,
+    MAX_CALLS,
+    MAX_CHARACTERS,
+    REFUSED,
+    REPEATED,
+    WRONG_FORM,
+    Expected,
+    Heard,
+    expected,
+)
 from dispatcher.wire.relayed_shapes import heard
 
 PLAIN, JSON = Expected(), Expected(json=True)
@@ -146,6 +158,26 @@ def test_a_whole_answer_is_heard_on_both_surfaces(kind, body):
     assert (True, CUT) == (said.cut, said.quality(JSON))
     said.cut = False
     assert WRONG_FORM == said.quality(JSON)
+
+
+def test_the_arguments_of_a_call_without_end_are_not_kept_and_not_judged():
+    said = Heard()
+    said.call([{"index": 0, "function": {"name": "get_weather", "arguments": '{"city": "'}}])
+    for _ in range(100):
+        said.call([{"index": 0, "function": {"arguments": "x" * 1024}}])
+
+    assert FAULTLESS == said.quality(TOOLS), "its end was not heard"
+    assert MAX_CHARACTERS >= sum(len(piece) for piece in said._calls[0].arguments)
+
+
+def test_of_more_calls_than_are_kept_none_is_judged():
+    said = Heard()
+    for index in [*range(MAX_CALLS + 6), *range(MAX_CALLS + 6)]:  # begun, then ended
+        half = '{"city": ' if index not in said._calls or not said._calls[index].arguments else '"Oslo"}'
+        said.call([{"index": index, "function": {"name": "get_weather", "arguments": half}}])
+
+    assert FAULTLESS == said.quality(TOOLS)
+    assert MAX_CALLS == len(said._calls)
 
 
 # ── what is expected ──────────────────────────────────────────────────────────────────────────────────────────────────
