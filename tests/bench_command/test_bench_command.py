@@ -265,4 +265,4 @@ def test_the_script_has_the_same_options_and_runs_from_anywhere(tmp_path):
     )
 
     assert 0 == done.returncode, done.stderr
-    assert "--compare JSON" in done.stdout
+    assert "--compare PATH" in done.stdout
