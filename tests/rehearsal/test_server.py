@@ -35,10 +35,24 @@ def generate(**more: Any) -> dict[str, Any]:
     return {"model": PHI, "prompt": "Hello", "stream": False, "options": {"num_predict": 8}, **more}
 
 
-def resident_bytes(parent: int) -> int:
-    """What the child processes of `parent` hold, as the kernel counts it."""
+def holders(parent: int) -> list[str]:
+    """The children of `parent` that hold a model's memory: other tests' programs are children of this process, too."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return sum(int(Path(f"/proc/{child}/statm").read_text().split()[1]) * 4096 for child in children)
+    return [child for child in children if b"mmap" in _read(child, "cmdline")]
+
+
+def resident_bytes(parent: int) -> int:
+    """What they hold, as the kernel counts it."""
+    pages = [_read(child, "statm").split() for child in holders(parent)]
+    return sum(int(told[1]) * 4096 for told in pages if told)
+
+
+def _read(process: str, name: str) -> bytes:
+    """Nothing of one that has just ended."""
+    try:
+        return Path(f"/proc/{process}/{name}").read_bytes()
+    except OSError:
+        return b""
 
 
 async def test_several_servers_live_in_one_loop_on_ports_below_the_ephemeral_ones() -> None:
@@ -214,9 +228,8 @@ async def test_a_killed_holder_of_memory_is_a_killed_runner() -> None:
         await client.post("/api/generate", content=ollama.load_body(PHI, 4096))
         story = asyncio.create_task(client.post("/api/generate", json=generate(options={"num_predict": 500})))
         await asyncio.sleep(0.3)
-        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            if b"mmap" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(int(child), signal.SIGKILL)
+        for child in holders(os.getpid()):
+            os.kill(int(child), signal.SIGKILL)
 
         answer = await story
 
